@@ -1,0 +1,26 @@
+"""Entropy coding of integer symbols: numpy in, bytes out (spec/entropy-coding.md). Knows no tensors and no files."""
+
+from l2codec.coding import decode, encode, iter_decode
+from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError, UnknownCoderError
+from l2codec.fit import fit_classes
+from l2codec.model import ClassMap, code_length, recommended_layout
+from l2codec.registry import CODERS, available_coders
+from l2codec.tables import FrequencyTable, TableSet
+
+__all__ = [
+    "CODERS",
+    "ClassMap",
+    "CodecError",
+    "CorruptStreamError",
+    "FrequencyTable",
+    "ImpossibleSymbolError",
+    "TableSet",
+    "UnknownCoderError",
+    "available_coders",
+    "code_length",
+    "decode",
+    "encode",
+    "fit_classes",
+    "iter_decode",
+    "recommended_layout",
+]

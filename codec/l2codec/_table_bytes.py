@@ -1,0 +1,96 @@
+"""The serialised form of table sets (spec/entropy-coding.md 2.1): a string of bits, least significant bit first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from l2codec.errors import CorruptStreamError
+
+
+def centre_out(alphabet: int, origin: int) -> np.ndarray:
+    """Return all symbols in the order origin, origin + 1, origin - 1, ..., int64[alphabet]."""
+    distance = np.arange(1, alphabet)
+    both = np.stack([origin + distance, origin - distance], axis=1).ravel()
+    return np.concatenate([[origin], both[(both >= 0) & (both < alphabet)]])
+
+
+def write_counts(counts: Sequence[Sequence[int]], origin: int) -> bytes:
+    """Serialise counts, one sequence a table."""
+    order = centre_out(len(counts[0]), origin).tolist()
+    bits = []
+    for table in counts:
+        remaining, at = sum(table), 0
+        while remaining:
+            count = table[order[at]]
+            bits.append(_low_bit_first(count, remaining.bit_length()))
+            remaining -= count
+            at += 1
+            if count == 0:
+                run = 0
+                while table[order[at]] == 0:
+                    run, at = run + 1, at + 1
+                width = (run + 1).bit_length() - 1
+                bits.append("0" * width + "1" + _low_bit_first(run + 1, width))
+    text = "".join(bits)
+    return int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
+
+
+def read_counts(data: bytes, n_tables: int, alphabet: int, probability_bits: int, origin: int) -> np.ndarray:
+    """Parse counts, uint16[n_tables, alphabet]; every count and every run takes at least one bit of `data`."""
+    order = centre_out(alphabet, origin)
+    reader = _Reader(data)
+    result = np.zeros((n_tables, alphabet), np.uint16)
+    for number, table in enumerate(result):
+        visited, found = [], []
+        remaining, at = 1 << probability_bits, 0
+        after_run = False
+        while remaining:
+            if at >= alphabet:
+                raise CorruptStreamError(f"table {number}: {remaining} counts remain after the last symbol")
+            count = reader.read(remaining.bit_length())
+            if count > remaining:
+                raise CorruptStreamError(f"table {number}: a count of {count} exceeds the {remaining} that remain")
+            if count == 0 and after_run:
+                raise CorruptStreamError(f"table {number}: a run of zero counts is not maximal")
+            after_run = count == 0
+            remaining -= count
+            if count:
+                visited.append(at)
+                found.append(count)
+                at += 1
+            else:
+                at += reader.read_gamma()  # this zero and those that follow it
+        table[order[visited]] = found
+    reader.finish()
+    return result
+
+
+def _low_bit_first(value: int, width: int) -> str:
+    return f"{value & ((1 << width) - 1):0{width}b}"[::-1] if width else ""
+
+
+class _Reader:
+    def __init__(self, data: bytes):
+        self.bits = f"{int.from_bytes(data, 'little'):0{len(data) * 8}b}"[::-1] if data else ""
+        self.at = 0
+
+    def read(self, width: int) -> int:
+        end = self.at + width
+        if end > len(self.bits):
+            raise CorruptStreamError("a table set is truncated")
+        value = int(self.bits[self.at : end][::-1], 2) if width else 0
+        self.at = end
+        return value
+
+    def read_gamma(self) -> int:
+        width = self.bits.find("1", self.at, self.at + 17) - self.at
+        if width < 0:
+            raise CorruptStreamError("a table set holds a run of zero counts that is truncated or too long")
+        self.at += width + 1
+        return 1 << width | self.read(width)
+
+    def finish(self) -> None:
+        if len(self.bits) - self.at >= 8:
+            raise CorruptStreamError(f"a table set is followed by {(len(self.bits) - self.at) // 8} further bytes")
+        if "1" in self.bits[self.at :]:
+            raise CorruptStreamError("the unused bits of a table set are not zero")

@@ -1,0 +1,193 @@
+"""Encode and decode symbol sequences with any coder: checks of arguments, then the stream layer or `raw`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from l2codec import blocks, huffman, range_coder, rans, raw
+from l2codec.errors import CodecError
+from l2codec.model import ClassMap, check_classes
+from l2codec.registry import coder_name
+from l2codec.tables import TableSet
+
+LANES = (1, 2, 4, 8, 16, 32)
+BLOCK_CODERS: dict[str, blocks.BlockCoder] = {"rans": rans, "range": range_coder, "huffman": huffman}
+
+Buffer = bytes | bytearray | memoryview | np.ndarray
+
+
+def encode(
+    coder: str | int,
+    symbols: np.ndarray,
+    tables: TableSet | None = None,
+    classes: ClassMap | int = 0,
+    *,
+    lanes: int = 1,
+    block_bits: int = 19,
+    width: int | None = None,
+    backend: str = "numba",
+) -> bytes:
+    """Return the stream of a 1-D integer array of symbols. Equal input gives equal bytes.
+
+    Args:
+        coder: name or id; `raw` needs `width` (bits a symbol), the others `tables`.
+        classes: the table of each symbol, or the number of the one table of all.
+        lanes: interleaved states, 1 to 32; `rans` only.
+        block_bits: log2 of the symbols of a block; not for `raw`.
+        backend: "numba", or "reference" for the slow oracle.
+
+    Raises ImpossibleSymbolError for a symbol that its table cannot code, CodecError for arguments that do not fit.
+    """
+    name = coder_name(coder)
+    symbols = _check_symbols(symbols)
+    _check_arguments(name, tables, classes, symbols.size, lanes, block_bits, width)
+    if _is_reference(backend):
+        from l2codec import _reference
+
+        return _reference.encode(name, symbols, tables, classes, lanes, block_bits, width)
+    if name == "raw":
+        return raw.encode(symbols, _given(width))
+    return blocks.encode(BLOCK_CODERS[name], symbols, _given(tables), classes, lanes, block_bits)
+
+
+def iter_decode(
+    coder: str | int,
+    data: Buffer,
+    count: int,
+    tables: TableSet | None = None,
+    classes: ClassMap | int = 0,
+    *,
+    lanes: int = 1,
+    block_bits: int = 19,
+    width: int | None = None,
+    out: np.ndarray | None = None,
+    backend: str = "numba",
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (start, symbols) of a stream block by block; takes memory for one block, whatever `count` claims.
+
+    The arrays are parts of `out` if it is given, else of a buffer that the next step overwrites. `raw` comes in slices of
+    2**19 symbols. An error may come after blocks that were fine: then the whole sequence has failed. Otherwise as `decode`.
+    """
+    name = coder_name(coder)
+    data = _check_data(data)
+    _check_arguments(name, tables, classes, count, lanes, block_bits, width)
+    if out is not None:
+        _check_out(out, count, _symbol_dtype(name, tables, width))
+    if _is_reference(backend):
+        from l2codec import _reference
+
+        decoded = _reference.decode(name, bytes(data), count, tables, classes, lanes, block_bits, width)
+        whole = np.array(decoded, _symbol_dtype(name, tables, width))
+        return _through(iter([(0, whole)] if count else []), out)
+    if name == "raw":
+        raw.check(data, count, _given(width))
+        return _through(raw.iter_decode(data, count, _given(width)), out)
+    return blocks.iter_decode(BLOCK_CODERS[name], data, count, _given(tables), classes, lanes, block_bits, out)
+
+
+def decode(
+    coder: str | int,
+    data: Buffer,
+    count: int,
+    tables: TableSet | None = None,
+    classes: ClassMap | int = 0,
+    *,
+    lanes: int = 1,
+    block_bits: int = 19,
+    width: int | None = None,
+    out: np.ndarray | None = None,
+    backend: str = "numba",
+) -> np.ndarray:
+    """Return the `count` symbols of a stream, in `out` if it is given.
+
+    The dtype is uint8 for alphabets of at most 256 symbols (`raw`: widths of at most 8), else uint16. Without `out`,
+    `count` items are allocated: a stream may claim any number of symbols in no bytes, so callers limit it first.
+
+    Raises CorruptStreamError if the stream violates the specification; what `out` then holds means nothing.
+    """
+    name = coder_name(coder)
+    _check_arguments(name, tables, classes, count, lanes, block_bits, width)
+    if out is None:
+        out = np.empty(count, _symbol_dtype(name, tables, width))
+    for _ in iter_decode(
+        name, data, count, tables, classes, lanes=lanes, block_bits=block_bits, width=width, out=out, backend=backend
+    ):
+        pass
+    return out
+
+
+def _through(parts: Iterator[tuple[int, np.ndarray]], out: np.ndarray | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Pass decoded parts on, by way of `out` if it is given."""
+    for start, symbols in parts:
+        if out is not None:
+            out[start : start + symbols.size] = symbols
+            symbols = out[start : start + symbols.size]
+        yield start, symbols
+
+
+def _check_arguments(
+    name: str,
+    tables: TableSet | None,
+    classes: ClassMap | int,
+    count: int,
+    lanes: int,
+    block_bits: int,
+    width: int | None,
+) -> None:
+    if count < 0:
+        raise CodecError(f"the number of symbols must not be negative, not {count}")
+    if name == "raw":
+        raw.check_width(width)
+        return
+    if tables is None:
+        raise CodecError(f"coder {name} needs tables")
+    if name == "huffman":
+        tables.require_dyadic()
+    if lanes not in (LANES if name == "rans" else (1,)):
+        raise CodecError(f"coder {name} does not have {lanes} lanes")
+    blocks.check_block_bits(block_bits)
+    check_classes(classes, tables, count)
+
+
+def _check_symbols(symbols: np.ndarray) -> np.ndarray:
+    """Return symbols as the kernels take them: uint8 or uint16, contiguous, read-only."""
+    if symbols.ndim != 1 or symbols.dtype.kind not in "iu":
+        raise CodecError(f"symbols must be a 1-D integer array, not {symbols.ndim}-D {symbols.dtype}")
+    if symbols.dtype.type in (np.uint8, np.uint16):
+        return blocks.kernel_input(symbols, symbols.dtype.type)
+    if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < 1 << 16:
+        raise CodecError(f"symbols must lie in [0, 65536); found {symbols.min()} to {symbols.max()}")
+    return blocks.kernel_input(symbols, np.uint16)
+
+
+def _check_data(data: Buffer) -> np.ndarray:
+    """Return the bytes of a stream as a read-only uint8 array, a view of them."""
+    try:
+        view = memoryview(data).cast("B")
+    except (TypeError, ValueError) as error:
+        raise CodecError(f"a stream must be a contiguous buffer of bytes: {error}") from None
+    return blocks.kernel_input(np.frombuffer(view, np.uint8), np.uint8)
+
+
+def _check_out(out: np.ndarray, count: int, dtype: type) -> None:
+    if out.shape != (count,) or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        raise CodecError(f"out must be a writable, contiguous {np.dtype(dtype)} array of {count} symbols")
+    if not out.flags.aligned:
+        raise CodecError("out must be aligned")
+
+
+def _symbol_dtype(name: str, tables: TableSet | None, width: int | None) -> type:
+    return blocks.symbol_dtype(1 << _given(width) if name == "raw" else _given(tables).alphabet)
+
+
+def _is_reference(backend: str) -> bool:
+    if backend not in ("numba", "reference"):
+        raise CodecError(f"there is no backend {backend!r}; the backends are numba and reference")
+    return backend == "reference"
+
+
+def _given(value: Any) -> Any:
+    """Return an argument that `_check_arguments` has found to be there."""
+    assert value is not None
+    return value

@@ -1,0 +1,194 @@
+"""Which table codes which symbol: class maps, and what they cost (spec/entropy-coding.md 3)."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from l2codec.errors import CodecError
+from l2codec.tables import MAX_TABLES, TableSet
+
+SLICE = 1 << 19  # symbols handled at once where a whole sequence is gone through
+
+# Costs of a stream's layout in bits: a rANS lane (spec 6) and an entry of the table of block lengths (spec 4).
+LANE_BITS, BLOCK_LENGTH_BITS = 24, 32
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """The class of every symbol of a sequence: clip(base + row + column + position, 0, n_tables - 1) (spec 3).
+
+    `shape` is (rows, columns, positions); `row`, `column`, `position` are int8 vectors of these lengths, or None for all
+    zero. A group of several tensors has `row_lengths` instead, int64[rows]: its rows follow each other, row `r` having
+    `row_lengths[r]` symbols; then only `row` may be present and `shape` is (rows, 0, 0), set here.
+    """
+
+    shape: tuple[int, int, int]
+    n_tables: int
+    base: int = 0
+    row: np.ndarray | None = None
+    column: np.ndarray | None = None
+    position: np.ndarray | None = None
+    row_lengths: np.ndarray | None = None
+
+    def __post_init__(self):
+        if not 1 <= self.n_tables <= MAX_TABLES:
+            raise CodecError(f"a class map has 1 to {MAX_TABLES} tables, not {self.n_tables}")
+        if not 0 <= self.base < self.n_tables:
+            raise CodecError(f"the class base must lie in [0, {self.n_tables}), not {self.base}")
+        if self.row_lengths is not None:
+            if self.column is not None or self.position is not None:
+                raise CodecError("a class map with row lengths can only have a row vector")
+            lengths = _frozen(self.row_lengths, np.int64, "row lengths")
+            if lengths.size and int(lengths.min()) < 0:
+                raise CodecError("row lengths must not be negative")
+            object.__setattr__(self, "row_lengths", lengths)
+            object.__setattr__(self, "shape", (lengths.size, 0, 0))
+        if len(self.shape) != 3 or min(self.shape) < 0:
+            raise CodecError(f"the shape of a class map is (rows, columns, positions), not {self.shape}")
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        for name, length in zip(("row", "column", "position"), self.shape, strict=True):
+            if (vector := getattr(self, name)) is not None:
+                vector = _frozen(vector, np.int8, f"the {name} vector")
+                if vector.size != length:
+                    raise CodecError(f"the {name} vector has {vector.size} offsets instead of {length}")
+                object.__setattr__(self, name, vector)
+
+    @cached_property
+    def size(self) -> int:
+        """The number of symbols."""
+        if self.row_lengths is not None:
+            return int(self.row_lengths.sum())
+        return math.prod(self.shape)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every symbol has the class `base`."""
+        return self.n_tables == 1 or (self.row is None and self.column is None and self.position is None)
+
+    def slice(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the classes of symbols `start` to `stop`, uint8, written to `out[: stop - start]` if it is given.
+
+        Takes memory in proportion to the slice (and to the number of rows it meets), never to the sequence.
+        """
+        if not 0 <= start <= stop <= self.size:
+            raise CodecError(f"symbols {start} to {stop} are not within a sequence of {self.size}")
+        result = np.empty(stop - start, np.uint8) if out is None else out[: stop - start]
+        if self.is_constant or start == stop:
+            result[:] = self.base
+            return result
+        if self.row_lengths is not None:
+            sums = self._ragged_offsets(start, stop)
+        else:
+            sums = np.zeros(stop - start, np.int16)
+            _add_offsets(sums, start, self.shape, (self.row, self.column, self.position))
+        sums += np.int16(self.base)
+        np.clip(sums, 0, self.n_tables - 1, out=sums)
+        np.copyto(result, sums, casting="unsafe")
+        return result
+
+    @cached_property
+    def _row_ends(self) -> np.ndarray:
+        return np.cumsum(self.row_lengths)
+
+    def _ragged_offsets(self, start: int, stop: int) -> np.ndarray:
+        """Return the row offsets of symbols `start` to `stop`, int16."""
+        first, last = np.searchsorted(self._row_ends, [start, stop - 1], side="right").tolist()
+        ends = np.minimum(self._row_ends[first : last + 1], stop)
+        lengths = np.diff(ends, prepend=start)
+        return np.repeat(self.row[first : last + 1].astype(np.int16), lengths)  # pyright: ignore[reportOptionalSubscript]
+
+
+def code_length(symbols: np.ndarray, tables: TableSet, classes: ClassMap | int = 0) -> float:
+    """Return the cost of `symbols` in bits under their tables, infinite if one of them has count 0."""
+    check_classes(classes, tables, symbols.size)
+    hist = np.zeros(len(tables) * tables.alphabet, np.int64)
+    for start, stop, index in iter_classes(classes, symbols.size, SLICE):
+        joint = np.asarray(index, np.int64) * tables.alphabet + symbols[start:stop]
+        hist += np.bincount(joint, minlength=hist.size)
+    costs = tables.cost_bits().ravel()
+    used = hist > 0
+    return float(hist[used] @ costs[used])
+
+
+def recommended_layout(bits: float, count: int) -> tuple[int, int]:
+    """Return (lanes, block bits) for a rANS stream of `count` symbols that cost `bits` (spec 6, informative).
+
+    The most lanes, and for them the least block, that cost at most 0.1 %; blocks of 2**16 to 2**22 symbols, so that a reader
+    has bounded memory and several blocks to decode at once.
+    """
+    for lanes in (32, 16, 8, 4, 2):
+        for block_bits in range(16, 23):
+            blocks = -(-count // (1 << block_bits))
+            overhead = blocks * LANE_BITS * lanes + (blocks > 1) * blocks * BLOCK_LENGTH_BITS
+            if overhead <= bits / 1000:
+                return lanes, block_bits
+    return 1, min(max((count - 1).bit_length(), 16), 22)
+
+
+def check_classes(classes: ClassMap | int, tables: TableSet, count: int) -> None:
+    """Raise CodecError unless `classes` describes `count` symbols of `tables`."""
+    if isinstance(classes, ClassMap):
+        if classes.n_tables != len(tables):
+            raise CodecError(f"a class map of {classes.n_tables} tables does not fit a set of {len(tables)}")
+        if classes.size != count:
+            raise CodecError(f"a class map of {classes.size} symbols does not fit a sequence of {count}")
+    elif not 0 <= classes < len(tables):
+        raise CodecError(f"the class must lie in [0, {len(tables)}), not {classes}")
+
+
+def iter_classes(
+    classes: ClassMap | int, count: int, step: int
+) -> Iterator[tuple[int, int, np.ndarray | int]]:
+    """Yield (start, stop, classes of these symbols) for consecutive slices; the array is reused, a constant is an int."""
+    if isinstance(classes, ClassMap) and classes.is_constant:
+        classes = classes.base if classes.n_tables > 1 else 0
+    buffer = np.empty(min(step, count) if isinstance(classes, ClassMap) else 0, np.uint8)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        yield start, stop, classes.slice(start, stop, buffer) if isinstance(classes, ClassMap) else int(classes)
+
+
+def _frozen(vector: np.ndarray, dtype: type, what: str) -> np.ndarray:
+    """Return a read-only 1-D copy of `vector` in `dtype`, its values unchanged."""
+    given = np.asarray(vector)
+    if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+        raise CodecError(f"{what} must be a 1-D integer array")
+    result = given.astype(dtype)
+    if not np.array_equal(result, given):
+        raise CodecError(f"{what} must fit {np.dtype(dtype)}")
+    result.flags.writeable = False
+    return result
+
+
+def _add_offsets(
+    sums: np.ndarray, start: int, lengths: tuple[int, ...], vectors: tuple[np.ndarray | None, ...]
+) -> None:
+    """Add to `sums` the offsets of the symbols from `start` on, of a layout given from its outermost dimension inwards.
+
+    Whole steps of the outer dimension are done at once by broadcasting; what is left of the first and of the last one is
+    done on its own, so that no more than the slice is ever built.
+    """
+    if all(vector is None for vector in vectors):
+        return
+    outer, inner = vectors[0], math.prod(lengths[1:])
+    head = min(-start % inner, sums.size)
+    whole = (sums.size - head) // inner
+    tail = head + whole * inner
+    for begin, end in ((0, head), (tail, sums.size)):
+        if begin < end:
+            step, rest = divmod(start + begin, inner)
+            _add_offsets(sums[begin:end], rest, lengths[1:], vectors[1:])
+            if outer is not None:
+                sums[begin:end] += outer[step]
+    if whole:
+        step = (start + head) // inner
+        body = sums[head:tail].reshape(whole, inner)
+        if any(vector is not None for vector in vectors[1:]):
+            pattern = np.zeros(inner, np.int16)
+            _add_offsets(pattern, 0, lengths[1:], vectors[1:])
+            body += pattern
+        if outer is not None:
+            body += outer[step : step + whole, None]

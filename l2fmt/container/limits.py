@@ -1,0 +1,51 @@
+"""What a reader is willing to spend on a file (spec/container.md 7)."""
+
+import os
+from dataclasses import dataclass
+
+from l2fmt import _registry
+from l2fmt.errors import LimitExceededError
+
+_UNLIMITED = 1 << 64
+_ASSUMED_MEMORY = 16 << 30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that a reader enforces before it allocates; `None` stands for the physical memory of the machine.
+
+    `max_tensors` bounds each kind of entry of the index by itself: tensors, groups, streams, table sets, aliases,
+    metadata and sections. `max_tensor_bytes` is the decoded size of a tensor, or of a group of tensors that are coded
+    together; `max_decoded_bytes` that of all tensors; `max_table_bytes` what all table sets take once expanded. A
+    source that cannot seek is read into memory up to `max_decoded_bytes`. Change some with `dataclasses.replace`.
+    """
+
+    max_index_bytes: int = _registry.MAX_INDEX_BYTES
+    max_inflated_index_bytes: int = _registry.MAX_INFLATED_INDEX_BYTES
+    max_tensors: int = _registry.MAX_TENSORS
+    max_table_bytes: int = _registry.MAX_TABLE_BYTES
+    max_tensor_bytes: int | None = None
+    max_decoded_bytes: int | None = None
+
+    @classmethod
+    def none(cls) -> "Limits":
+        """Return limits that refuse nothing, for files from a trusted source."""
+        return cls(*[_UNLIMITED] * 6)
+
+    def allowed(self, field: str) -> int:
+        """Return the value of a limit, with None resolved."""
+        value = getattr(self, field)
+        return physical_memory() if value is None else value
+
+    def check(self, field: str, found: int, what: str) -> None:
+        """Raise LimitExceededError if `found`, described by `what`, is above the limit called `field`."""
+        if found > (allowed := self.allowed(field)):
+            raise LimitExceededError(f"{what}: {found} is above the limit {field} = {allowed}")
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine, or 16 GiB where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return _ASSUMED_MEMORY
