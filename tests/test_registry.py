@@ -57,8 +57,10 @@ def test_default_limits_are_the_registry_s(toml):
 
 
 def test_named_constants_are_their_table_s():
-    for table, names in ((registry.TRANSFORMS, "BITS UNIFORM JOINT GEOMETRIC CODEBOOK"),
-                         (registry.CODERS, "RAW RANS RANGE HUFFMAN")):
+    for table, names in (
+        (registry.TRANSFORMS, "BITS UNIFORM JOINT GEOMETRIC CODEBOOK"),
+        (registry.CODERS, "RAW RANS RANGE HUFFMAN"),
+    ):
         for name in names.split():
             assert getattr(registry, name) == table[name.lower()]
 

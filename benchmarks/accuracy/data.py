@@ -24,7 +24,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 class DataNotFoundError(FileNotFoundError):
-    """The evaluation data, or the package that carries it, is not on this machine."""
+    """The evaluation data, or the package that carries it, could not be found."""
 
 
 class LabelledImages(NamedTuple):
@@ -35,7 +35,7 @@ class LabelledImages(NamedTuple):
 
 
 class CocoImage(NamedTuple):
-    """One picture, uint8 [H, W, 3] in RGB, and its boxes, float64 [M, 5]: class, x_min, y_min, width, height in pixels."""
+    """One picture, uint8 [H, W, 3] in RGB, and its boxes, float64 [M, 5]: class, then x_min, y_min, width, height."""
 
     name: str
     image: np.ndarray

@@ -58,9 +58,9 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def suppress(found: Detections, iou: float, most: int) -> Detections:
-    """Keep, from the highest score down, at most `most` boxes that overlap no kept box of their class by more than `iou`.
+    """Keep, from the highest score down, boxes that overlap no kept box of their class by more than `iou`.
 
-    `found` need not be sorted.
+    At most `most` are kept. `found` need not be sorted.
     """
     order = np.argsort(-found.scores, kind="stable")
     boxes = found.boxes[order].astype(np.float32)

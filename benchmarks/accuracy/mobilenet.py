@@ -5,6 +5,7 @@ the picture is padded on the right and the bottom only, as "same" padding in Ten
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class MobileNetV1(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, CHANNELS[0], 3, 2, 0, bias=False)
         self.bn1 = nn.BatchNorm2d(CHANNELS[0], BN_EPSILON)
-        for i, (inputs, outputs) in enumerate(zip(CHANNELS, CHANNELS[1:], strict=False), 1):
+        for i, (inputs, outputs) in enumerate(pairwise(CHANNELS), 1):
             stride, padding = (2, 0) if i in HALVING else (1, 1)
             setattr(self, f"dw{i}", nn.Conv2d(inputs, inputs, 3, stride, padding, groups=inputs, bias=False))
             setattr(self, f"bn_dw{i}", nn.BatchNorm2d(inputs, BN_EPSILON))

@@ -1,4 +1,4 @@
-"""The registry of models with real weights and real data: where each is, how it is scored, what it scores in full precision."""
+"""The registry of models with real weights and data: where each is, how it is scored, and its full-precision score."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

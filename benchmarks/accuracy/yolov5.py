@@ -1,4 +1,4 @@
-"""YOLOv5n, release 6 (a CSP backbone, a path-aggregation neck, three anchor-based heads), and its mean average precision.
+"""YOLOv5n, release 6 (CSP backbone, path-aggregation neck, three anchor-based heads), and its mean average precision.
 
 Boxes below 0.001 confidence are dropped, the rest suppressed at IoU 0.6 within their class, at most 300 a picture.
 """

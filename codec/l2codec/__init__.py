@@ -5,6 +5,7 @@ from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError
 from l2codec.fit import fit_classes
 from l2codec.model import ClassMap, code_length, recommended_layout
 from l2codec.registry import CODERS, available_coders
+from l2codec.resume import decode_segment, resume_points
 from l2codec.tables import FrequencyTable, TableSet
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "available_coders",
     "code_length",
     "decode",
+    "decode_segment",
     "encode",
     "fit_classes",
     "iter_decode",
     "recommended_layout",
+    "resume_points",
 ]

@@ -41,7 +41,7 @@ def encode(
     """
     name = coder_name(coder)
     symbols = _check_symbols(symbols)
-    _check_arguments(name, tables, classes, symbols.size, lanes, block_bits, width)
+    check_arguments(name, tables, classes, symbols.size, lanes, block_bits, width)
     if _is_reference(backend):
         from l2codec import _reference
 
@@ -70,8 +70,8 @@ def iter_decode(
     2**19 symbols. An error may come after blocks that were fine: then the whole sequence has failed. Otherwise as `decode`.
     """
     name = coder_name(coder)
-    data = _check_data(data)
-    _check_arguments(name, tables, classes, count, lanes, block_bits, width)
+    data = check_data(data)
+    check_arguments(name, tables, classes, count, lanes, block_bits, width)
     if out is not None:
         _check_out(out, count, _symbol_dtype(name, tables, width))
     if _is_reference(backend):
@@ -107,7 +107,7 @@ def decode(
     Raises CorruptStreamError if the stream violates the specification; what `out` then holds means nothing.
     """
     name = coder_name(coder)
-    _check_arguments(name, tables, classes, count, lanes, block_bits, width)
+    check_arguments(name, tables, classes, count, lanes, block_bits, width)
     if out is None:
         out = np.empty(count, _symbol_dtype(name, tables, width))
     for _ in iter_decode(
@@ -126,7 +126,7 @@ def _through(parts: Iterator[tuple[int, np.ndarray]], out: np.ndarray | None) ->
         yield start, symbols
 
 
-def _check_arguments(
+def check_arguments(
     name: str,
     tables: TableSet | None,
     classes: ClassMap | int,
@@ -161,7 +161,7 @@ def _check_symbols(symbols: np.ndarray) -> np.ndarray:
     return blocks.kernel_input(symbols, np.uint16)
 
 
-def _check_data(data: Buffer) -> np.ndarray:
+def check_data(data: Buffer) -> np.ndarray:
     """Return the bytes of a stream as a read-only uint8 array, a view of them."""
     try:
         view = memoryview(data).cast("B")
@@ -188,6 +188,6 @@ def _is_reference(backend: str) -> bool:
 
 
 def _given(value: Any) -> Any:
-    """Return an argument that `_check_arguments` has found to be there."""
+    """Return an argument that `check_arguments` has found to be there."""
     assert value is not None
     return value

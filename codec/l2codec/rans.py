@@ -62,3 +62,4 @@ def check_end(states: np.ndarray, words_left: int) -> None:
         raise CorruptStreamError(f"{words_left} words are left after the last symbol")
     if wrong := np.flatnonzero(states != INITIAL_STATE).tolist():
         raise CorruptStreamError(f"lane {wrong[0]} ends in state {states[wrong[0]]} instead of 2**16")
+

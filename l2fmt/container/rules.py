@@ -6,6 +6,7 @@ fields come from a file: a bool is no integer, an integer no float.
 """
 
 import math
+import re
 import reprlib
 import struct
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ _MAX_U32 = (1 << 32) - 1
 _MAX_DIMENSION = 1 << _registry.MAX_DIMENSION_BITS
 _QUANTIZED_DTYPES = ("F16", "BF16", "F32", "F64")
 _SCALE_DTYPES = ("F32", "F16", "BF16", "F8_E8M0")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxlong = 80
@@ -42,7 +44,7 @@ def check_name(name: object, what: str) -> None:
         raise CorruptFileError(f"{what} {show(name)} is not valid Unicode") from error
     if not 1 <= size <= _registry.MAX_NAME_BYTES:
         raise CorruptFileError(f"{what} {show(name)} has {size} bytes; allowed are 1 to {_registry.MAX_NAME_BYTES}")
-    if any(character < " " or character == "\x7f" for character in name):
+    if _CONTROL.search(name):
         raise CorruptFileError(f"{what} {show(name)} contains a control character")
 
 

@@ -18,7 +18,7 @@ ONE_TABLE = TableSetEntry(8, 2, 0, 1, bytes.fromhex("800001"))
 CLASS_TABLES = TableSetEntry(8, 2, 0, 2, bytes.fromhex("8000010102"))
 
 
-def write_small(target=None, sections=True, **options):
+def write_small(target=None, sections=True, **options) -> bytes:
     """Write the small file; the coded streams hold arbitrary bytes, since the container does not decode them."""
     with Writer(target, metadata={"author": "nobody", "": "empty key"}, **options) as writer:
         writer.add_table_set(ONE_TABLE)
@@ -55,7 +55,7 @@ def write_small(target=None, sections=True, **options):
             writer.add_section("note", b"for nobody")
             writer.add_section("other", b"")
         writer.order(["bias", "weight", "scalar", "z", "empty", "codes"])
-    return writer.getvalue() if target is None else None
+    return writer.getvalue() if target is None else b""
 
 
 class Broken:
@@ -98,7 +98,7 @@ class Broken:
 
 
 def pack(value: object) -> bytes:
-    return msgpack.packb(value, use_bin_type=True, use_single_float=True)
+    return msgpack.Packer(use_bin_type=True, use_single_float=True).pack(value)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +127,7 @@ def breaking():
 def refused():
     """Check that a file is refused when opened or read through, with exactly that kind of error."""
 
-    def check(data, kind, match="", **options):
+    def check(data, kind, match=None, **options):
         with pytest.raises(kind, match=match) as caught, Reader(data, **options) as reader:
             reader.verify_checksums()
             _ = reader.table_sets, reader.class_tables

@@ -48,18 +48,31 @@ def test_header_rule(broken, refused, fields, kind, match):
 
 
 def test_checks_come_in_the_order_of_the_specification(broken, refused):
-    wrong = [fields for fields, _, _ in HEADER_FIELDS]
-    everything = {key: value for fields in reversed(wrong) for key, value in fields.items()}
-    for key, kind, match in [
-        ("magic", CorruptFileError, "not an .l2c file"),
-        ("checksum", CorruptFileError, "header is damaged"),
-        ("major", UnsupportedError, "version"),
-        ("required", UnsupportedError, "bit"),
-        ("reserved", CorruptFileError, "reserved"),
-    ]:
-        everything["required"] = everything.get("required") and 1 << 31
-        refused(broken.file(**everything), kind, match)
-        del everything[key]
+    wrong = {
+        "magic": b"PK\x03\x04\r\n\x1a\n",
+        "checksum": 0,
+        "major": 1,
+        "required": 2,
+        "reserved": 1,
+        "index_length": 1 << 27,
+        "file_length": 1 << 40,
+        "index_checksum": 0,
+    }
+    expected = [
+        (CorruptFileError, "not an .l2c file"),
+        (CorruptFileError, "header is damaged"),
+        (UnsupportedError, "version"),
+        (UnsupportedError, "bit 1"),
+        (CorruptFileError, "reserved"),
+        (LimitExceededError, "max_index_bytes"),
+        (CorruptFileError, "truncated"),
+        (CorruptFileError, "index is damaged"),
+    ]
+    index = b"no MessagePack"
+    for key, (kind, match) in zip(list(wrong), expected, strict=True):
+        refused(broken.file(index, inflated=wrong.get("index_length", len(index)), **wrong), kind, match)
+        del wrong[key]
+    refused(broken.file(index), CorruptFileError, "the index is not valid")
 
 
 @pytest.mark.parametrize("change", [lambda z: z[:-1], lambda z: z + b"\0", lambda z: z + z, lambda z: b"\0" + z])
@@ -116,19 +129,17 @@ def test_damage_names_the_tensors(broken, refused):
 
 
 def test_padding_must_be_zero(broken, refused):
-    offset = broken.header.payload_offset
     with Reader(broken.file()) as reader:
         groups = reader.index.groups
-    payload, index = bytearray(broken.payload), broken.index()
+    payload = broken.payload
     for number, position in ((0, 10), (0, 11), (1, 8 + 3)):
-        changed = bytearray(payload)
+        changed, index = bytearray(payload), broken.index()
         group = groups[number]
         start = group.offset - groups[0].offset
         changed[start + position] = 1
         index["groups"][number][5] = zlib.crc32(changed[start : start + group.length])
         broken.payload = bytes(changed)
         refused(broken.file(index), CorruptFileError, "padding")
-    assert offset
 
 
 def test_limits_are_enforced(small, refused):

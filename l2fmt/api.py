@@ -1,0 +1,138 @@
+"""`pack`: read a model, choose codes by a method, write a file."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2fmt.container.atomic import check_target
+from l2fmt.container.writer import Writer, is_path
+from l2fmt.dtypes import DType, dtype_by_torch_name
+from l2fmt.errors import InputError, TargetError
+from l2fmt.inputs import ModelSource, open_source
+from l2fmt.optimize import Budget, WeightTensor, get_method
+from l2fmt.optimize.base import Size
+from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, write_model
+from l2fmt.transforms import to_float32
+from l2fmt.unpacking import unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["PackResult", "pack", "unpack"]
+
+VECTOR_MANTISSA_BITS = 5
+# Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may not, and are kept.
+_VECTOR_NAMES = ("weight", "bias", "running_mean", "running_var", "gamma", "beta")
+_QUANTIZABLE = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """What `pack` did: sizes in bytes (`original_bytes` of the tensors as given), `ratio` of the whole file, seconds, notes for the user.
+
+    `data` is the file if no target was given.
+    """
+
+    original_bytes: int
+    file_bytes: int
+    tensors: int
+    quantized: int
+    seconds: float
+    settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    data: bytes | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Bytes of the tensors as given over bytes of the whole file."""
+        return self.original_bytes / self.file_bytes
+
+
+def pack(
+    source: Any,
+    target: Any = None,
+    *,
+    target_ratio: float | None = None,
+    bits: float | None = None,
+    max_error: float | None = None,
+    method: str = "rd",
+    lossless: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    coder: str = "rans",
+    key: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    resume_interval: int | None = None,
+    max_shard_bytes: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> PackResult:
+    """Compress a model into a `.l2c` file.
+
+    Args:
+        source: a path (`.pt`, `.safetensors`, a Hugging Face folder), bytes, a binary stream, a mapping of tensors, or a module.
+        target: a path, a binary file object, or None: the file is then in `PackResult.data`.
+        target_ratio: bytes of the tensors as given over bytes of the whole file; met within 0.5 %, never missed.
+        bits: average bits of a quantized weight, tables included, instead.
+        max_error: largest relative mean squared error of a quantized tensor, instead. Without any of them the method's safe default is used.
+        lossless: keep every bit of every tensor.
+        include, exclude: patterns (`fnmatch`) of names to quantize, of names not to; what is not quantized keeps every bit.
+        keep: patterns of names that keep every bit, vectors included.
+        key: which entry of a checkpoint holds the state dict, where that is not clear.
+        resume_interval: add resume points for parallel decoding every so many symbols.
+        max_shard_bytes: split into files that hold at most so many bytes of tensors each.
+        progress: called with the stage and the share done of it.
+
+    Raises InputError for a model or option that cannot be used, TargetError for a budget that cannot be met, FileAccessError kinds.
+    """
+    start = time.monotonic()
+    progress = progress or _silent
+    encoding = Encoding(coder, resume_interval=resume_interval)
+    budgets = {"target_ratio": target_ratio, "bits": bits, "max_error": max_error}
+    given = [name for name, value in budgets.items() if value is not None]
+    if len(given) + lossless > 1:
+        raise InputError(f"give one of target_ratio, bits, max_error and lossless, not {len(given) + lossless}")
+    if is_path(target):
+        check_target(target, overwrite=overwrite)
+    chosen = get_method(method)
+    with open_source(source, key=key) as model:
+        plan = _Plan(model, _Selection(include, exclude, keep, lossless))
+        settings: dict[str, Any] = {"method": "lossless" if lossless else method, "coder": coder}
+        settings |= {name: value for name, value in budgets.items() if value is not None}
+        settings |= {} if lossless else {"options": chosen.settings, "vector_mantissa_bits": VECTOR_MANTISSA_BITS}
+        texts = {**model.metadata(), **(metadata or {}), **_provenance(settings, model.nbytes)}
+        _check_metadata(texts)
+
+        def write(sink: Sink, codes: Sequence[QuantizedTensor]) -> Size:
+            return write_files(sink, plan.assemble(codes), plan.aliases, texts, encoding, max_shard_bytes)
+
+        def measure(codes: Sequence[QuantizedTensor]) -> Size:
+            return write(CountingSink(), codes)
+
+        budget = Budget(
+            file_bytes=None if target_ratio is None else _file_bytes(model.nbytes, target_ratio), weight_bits=bits, max_error=max_error
+        )
+        if budget.file_bytes is not None and not plan.weights:
+            raise TargetError("there is nothing to quantize, so no ratio can be chosen; use lossless")
+        codes = [] if lossless else chosen.quantize(plan.weights, budget, measure, progress)
+        progress("writing", 0.0)
+        sink = open_sink(target, overwrite=overwrite)
+        size = write(sink, codes)
+        progress("writing", 1.0)
+        return PackResult(
+            original_bytes=model.nbytes,
+            file_bytes=size.file_bytes,
+            tensors=len(plan.names),
+            quantized=len(codes),
+            seconds=time.monotonic() - start,
+            settings=settings,
+            notes=plan.notes,
+            data=sink.data,
+        )

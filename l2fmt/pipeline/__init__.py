@@ -1,0 +1,7 @@
+"""One tensor to one entry of a file and back: the only place that knows transform, frequency tables and coder together."""
+
+from l2fmt.pipeline.decode import decode_group, decode_tensor
+from l2fmt.pipeline.encode import Encoding, write_model
+from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
+
+__all__ = ["Encoding", "PlainTensor", "QuantizedTensor", "decode_group", "decode_tensor", "write_model"]
