@@ -22,16 +22,17 @@ from l2fmt.errors import (
 )
 
 if TYPE_CHECKING:
-    from l2fmt.api import PackResult, pack, unpack
+    from l2fmt.api import PackResult, pack
     from l2fmt.report import diff, inspect, verify
     from l2fmt.torch import load, load_file, load_model, safe_open, save, save_file, save_model
+    from l2fmt.unpacking import unpack
 
 __version__ = "0.1.0"
 
 # Public name -> the module that is imported when the name is first used.
 _LAZY = {
     "pack": "l2fmt.api",
-    "unpack": "l2fmt.api",
+    "unpack": "l2fmt.unpacking",
     "PackResult": "l2fmt.api",
     "inspect": "l2fmt.report",
     "verify": "l2fmt.report",

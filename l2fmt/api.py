@@ -6,25 +6,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from l2fmt.container.atomic import check_target
-from l2fmt.container.writer import Writer, is_path
+from l2fmt.container.writer import is_path
 from l2fmt.dtypes import DType, dtype_by_torch_name
 from l2fmt.errors import InputError, TargetError
 from l2fmt.inputs import ModelSource, open_source
 from l2fmt.optimize import Budget, WeightTensor, get_method
-from l2fmt.optimize.base import Size
-from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, write_model
+from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, Size, write_files
 from l2fmt.transforms import to_float32
-from l2fmt.unpacking import unpack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PackResult", "pack", "unpack"]
+__all__ = ["PackResult", "as_array", "pack"]
 
 VECTOR_MANTISSA_BITS = 5
 # Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may not, and are kept.
@@ -108,13 +107,9 @@ def pack(
         settings |= {name: value for name, value in budgets.items() if value is not None}
         settings |= {} if lossless else {"options": chosen.settings, "vector_mantissa_bits": VECTOR_MANTISSA_BITS}
         texts = {**model.metadata(), **(metadata or {}), **_provenance(settings, model.nbytes)}
-        _check_metadata(texts)
-
-        def write(sink: Sink, codes: Sequence[QuantizedTensor]) -> Size:
-            return write_files(sink, plan.assemble(codes), plan.aliases, texts, encoding, max_shard_bytes)
 
         def measure(codes: Sequence[QuantizedTensor]) -> Size:
-            return write(CountingSink(), codes)
+            return write_files(None, plan.assemble(codes), plan.aliases, texts, encoding, max_shard_bytes=max_shard_bytes)
 
         budget = Budget(
             file_bytes=None if target_ratio is None else _file_bytes(model.nbytes, target_ratio), weight_bits=bits, max_error=max_error
@@ -123,8 +118,10 @@ def pack(
             raise TargetError("there is nothing to quantize, so no ratio can be chosen; use lossless")
         codes = [] if lossless else chosen.quantize(plan.weights, budget, measure, progress)
         progress("writing", 0.0)
-        sink = open_sink(target, overwrite=overwrite)
-        size = write(sink, codes)
+        sink = io.BytesIO() if target is None else target
+        size = write_files(
+            sink, plan.assemble(codes), plan.aliases, texts, encoding, max_shard_bytes=max_shard_bytes, overwrite=overwrite
+        )
         progress("writing", 1.0)
         return PackResult(
             original_bytes=model.nbytes,
@@ -134,5 +131,105 @@ def pack(
             seconds=time.monotonic() - start,
             settings=settings,
             notes=plan.notes,
-            data=sink.data,
+            data=sink.getvalue() if target is None else None,
         )
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Which tensors are quantized, rounded, or kept: by dtype, rank, and patterns of names."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    keep: Sequence[str]
+    lossless: bool
+
+    def quantizes(self, name: str, dtype: DType, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor is quantized: a float of two or more dimensions that no pattern takes out."""
+        wanted = _matches(name, self.include) if self.include else True
+        kept = self.lossless or _matches(name, self.exclude) or _matches(name, self.keep)
+        return dtype.name in _QUANTIZABLE and len(shape) >= 2 and wanted and not kept
+
+    def rounds(self, name: str, dtype: DType, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor is rounded to fewer mantissa bits: a vector of learned numbers or statistics."""
+        known = name.rpartition(".")[2] in _VECTOR_NAMES
+        return dtype.mantissa_bits is not None and len(shape) == 1 and known and not (self.lossless or _matches(name, self.keep))
+
+
+class _Plan:
+    """What becomes of each tensor of a model."""
+
+    def __init__(self, model: ModelSource, selection: _Selection):
+        self._model = model
+        self.notes = [f"left out: {entry}" for entry in model.skipped]
+        all_aliases = model.aliases()
+        self.aliases = all_aliases
+        self.names = [name for name in model.names() if name not in all_aliases]
+        self.weights: list[WeightTensor] = []
+        self._plain: dict[str, PlainTensor] = {}
+        for name in self.names:
+            array, dtype = as_array(model.get(name), name)
+            load = partial(_load, model, name)
+            if array.size and selection.quantizes(name, dtype, array.shape):
+                if np.isfinite(values := to_float32(array, dtype)).all():
+                    self.weights.append(WeightTensor(name, dtype, array.shape, partial(_load_float32, model, name)))
+                    continue
+                self.notes.append(f"{name} holds {np.count_nonzero(~np.isfinite(values))} values that are not finite and is kept as it is")
+            bits = VECTOR_MANTISSA_BITS if selection.rounds(name, dtype, array.shape) else None
+            self._plain[name] = PlainTensor(name, dtype, array.shape, load, bits)
+        for patterns in (selection.include, selection.exclude, selection.keep):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in model.names()):
+                    self.notes.append(f"no tensor matches {pattern!r}")
+
+    def assemble(self, codes: Sequence[QuantizedTensor]) -> list[QuantizedTensor | PlainTensor]:
+        """Return all tensors in the model's order, the quantized ones with these codes."""
+        by_name = {code.name: code for code in codes}
+        return [by_name.get(name) or self._plain[name] for name in self.names]
+
+
+def _load(model: ModelSource, name: str) -> np.ndarray:
+    return as_array(model.get(name), name)[0]
+
+
+def _load_float32(model: ModelSource, name: str) -> np.ndarray:
+    array, dtype = as_array(model.get(name), name)
+    return to_float32(array, dtype)
+
+
+def as_array(tensor: "Tensor", name: str) -> tuple[np.ndarray, DType]:
+    """Return a dense CPU tensor as an array of the format's dtype that shares its memory; raise InputError for other dtypes."""
+    try:
+        dtype = dtype_by_torch_name(str(tensor.dtype).removeprefix("torch."))
+    except InputError as error:
+        raise InputError(f"tensor {name!r}: {error}") from None
+    import torch
+
+    tensor = tensor.detach().contiguous()
+    flat = tensor.reshape(-1).view(torch.uint8).numpy().view(dtype.numpy)
+    return flat.reshape(tuple(tensor.shape)), dtype
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _file_bytes(original: int, ratio: float) -> int:
+    if not ratio > 0:
+        raise InputError(f"the target ratio must be positive, not {ratio}")
+    return int(original / ratio)
+
+
+def _provenance(settings: Mapping[str, Any], original_bytes: int) -> dict[str, str]:
+    from l2fmt import __version__
+
+    return {
+        "l2fmt.version": __version__,
+        "l2fmt.method": settings["method"],
+        "l2fmt.settings": json.dumps(settings, sort_keys=True, separators=(",", ":")),
+        "l2fmt.original_bytes": str(original_bytes),
+    }
+
+
+def _silent(stage: str, done: float) -> None:
+    pass

@@ -2,7 +2,7 @@
 
 from l2codec.coding import decode, encode, iter_decode
 from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError, UnknownCoderError
-from l2codec.fit import fit_classes
+from l2codec.fit import assign_classes, fit_classes
 from l2codec.model import ClassMap, code_length, recommended_layout
 from l2codec.registry import CODERS, available_coders
 from l2codec.resume import decode_segment, resume_points
@@ -17,6 +17,8 @@ __all__ = [
     "ImpossibleSymbolError",
     "TableSet",
     "UnknownCoderError",
+    "assign_classes",
+    "assign_classes",
     "available_coders",
     "code_length",
     "decode",

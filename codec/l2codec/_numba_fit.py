@@ -1,10 +1,9 @@
 """Kernels of class fitting: what writers need; no reader loads them.
 
-A sequence is given by `starts`, int64[rows + 1], the number of `positions`, and the three vectors of offsets, int64; symbols beyond
-the end of `column` (all those of ragged rows, whose `column` is empty) have the column offset 0.
+A sequence is given by `starts`, int64[rows + 1], the number of `positions`, and three vectors of offsets, int64. `row` may have one
+entry for all rows; `column` and `position` may be empty for all zero.
 """
 
-import numpy as np
 from numba import njit
 
 kernel = njit(cache=True, nogil=True, error_model="numpy")
@@ -20,9 +19,9 @@ def histogram(symbols, starts, positions, row, column, position, hist):
         i = starts[r]
         k = 0
         while i < starts[r + 1]:
-            outer = row[r] + (column[k] if k < column.size else 0)
+            outer = row[min(r, row.size - 1)] + (column[k] if k < column.size else 0)
             for p in range(positions):
-                index = min(max(outer + position[p], 0), top)
+                index = min(max(outer + (position[p] if p < position.size else 0), 0), top)
                 hist[index, symbols[i]] += 1
                 i += 1
             k += 1
@@ -30,23 +29,23 @@ def histogram(symbols, starts, positions, row, column, position, hist):
 
 @kernel
 def offset_costs(symbols, starts, positions, row, column, position, costs, along, totals):
-    """Add up what each candidate offset of each row (`along` 0), column (1) or position (2) would cost.
+    """Add up what each candidate offset would cost, for each row (`along` 0), column (1) or position (2), or for all (3).
 
     `costs`, int32[alphabet, width], holds the cost of each symbol at `row + column + position` = 0, 1, ..., where the vector sought
-    holds the index of its first candidate; `totals`, int64[vector length, candidates], candidates being a multiple of 16.
+    is to hold the index of its first candidate; `totals`, int64[entries, candidates], candidates being a multiple of 16.
     """
     n_chunks = totals.shape[1] // LANES
     for r in range(starts.size - 1):
         i = starts[r]
         k = 0
         while i < starts[r + 1]:
-            outer = row[r] + (column[k] if k < column.size else 0)
+            outer = row[min(r, row.size - 1)] + (column[k] if k < column.size else 0)
             for p in range(positions):
-                group = r if along == 0 else (k if along == 1 else p)
-                first = outer + position[p]
+                entry = r if along == 0 else (k if along == 1 else (p if along == 2 else 0))
+                first = outer + (position[p] if p < position.size else 0)
                 symbol = symbols[i]
                 for chunk in range(n_chunks):
-                    total = totals[group, chunk * LANES : chunk * LANES + LANES]
+                    total = totals[entry, chunk * LANES : chunk * LANES + LANES]
                     cost = costs[symbol, first + chunk * LANES : first + chunk * LANES + LANES]
                     for j in range(LANES):
                         total[j] += cost[j]

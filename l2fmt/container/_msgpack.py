@@ -5,6 +5,7 @@ claimed; the msgpack package parses one entry at a time, within tight bounds. Wh
 again gives the same bytes: the caller compares.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import msgpack
@@ -25,10 +26,18 @@ def pack(value: object) -> bytes:
     return msgpack.Packer(use_bin_type=True, use_single_float=True).pack(value)
 
 
+@contextlib.contextmanager
+def _malformed() -> Iterator[None]:
+    try:
+        yield
+    except (msgpack.UnpackException, ValueError, RecursionError) as error:
+        raise CorruptFileError(f"the index is not valid: {str(error) or 'it ends too early'}") from error
+
+
 class Unpacker:
     """Reads MessagePack from a bounded buffer; anything malformed is a CorruptFileError."""
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes | memoryview):
         self._unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=True,
@@ -39,12 +48,20 @@ class Unpacker:
         )
         self._unpacker.feed(data)
 
+    @property
+    def position(self) -> int:
+        """Bytes read so far."""
+        return self._unpacker.tell()
+
     def value(self) -> object:
         """Read one value: nil, a bool, number, string, byte string, or arrays of these."""
-        try:
+        with _malformed():
             return self._unpacker.unpack()
-        except (msgpack.UnpackException, ValueError, RecursionError) as error:
-            raise CorruptFileError(f"the index is not valid: {str(error) or 'it ends too early'}") from error
+
+    def skip(self) -> None:
+        """Pass over one value without making it."""
+        with _malformed():
+            self._unpacker.skip()
 
     def array(self) -> int:
         """Read the head of an array and return the length it claims."""

@@ -1,6 +1,6 @@
 """The index of a file: parsed with every check, written in its one canonical form (spec/container.md 3 to 8)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,10 @@ class _Parser:
         aliases = dict(unpack.pairs(self._count(unpack.map(), "aliases")))
         self._key("class_set")
         class_set: Any = unpack.value()
-        raw_groups = self._entries("groups")
+        raw_groups = list(self._entries("groups"))
         self._key("metadata")
         metadata = dict(unpack.pairs(self._count(unpack.map(), "metadata")))
-        raw_sections = self._entries("sections")
+        raw_sections = list(self._entries("sections"))
         table_sets = tuple(_table_set(value, number) for number, value in enumerate(self._entries("table_sets")))
         self._limits.check("max_table_bytes", sum(entry.expanded_bytes for entry in table_sets), "expanded tables")
         tensors = tuple(_tensor(value, len(raw_groups)) for value in self._entries("tensors"))
@@ -103,9 +103,11 @@ class _Parser:
         self._limits.check("max_tensors", found, f"number of {what}")
         return found
 
-    def _entries(self, key: str) -> list[object]:
+    def _entries(self, key: str) -> Iterator[object]:
+        """Read the entries of an array one by one, so that each can be checked before the next takes memory."""
         self._key(key)
-        return [self._unpack.value() for _ in range(self._count(self._unpack.array(), key))]
+        for _ in range(self._count(self._unpack.array(), key)):
+            yield self._unpack.value()
 
     def _groups(
         self, raw: list[object], tensors: tuple[TensorEntry, ...], table_sets: tuple[TableSetEntry, ...]

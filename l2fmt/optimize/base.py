@@ -9,7 +9,7 @@ import numpy as np
 
 from l2fmt.dtypes import DType
 from l2fmt.errors import InputError
-from l2fmt.pipeline import QuantizedTensor
+from l2fmt.pipeline import QuantizedTensor, Size
 
 # A method is a module of this package with a class `METHOD`; naming them here keeps the others unimported.
 _METHODS = ("rd",)
@@ -44,14 +44,6 @@ class Budget:
         for name in given:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Size:
-    """The bytes that a set of codes takes: the whole file, and what quantized weights have of it."""
-
-    file_bytes: int
-    weight_bytes: int
 
 
 Measure = Callable[[Sequence[QuantizedTensor]], Size]

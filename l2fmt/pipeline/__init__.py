@@ -2,6 +2,7 @@
 
 from l2fmt.pipeline.decode import decode_group, decode_tensor
 from l2fmt.pipeline.encode import Encoding, write_model
+from l2fmt.pipeline.files import Size, write_files
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
 
-__all__ = ["Encoding", "PlainTensor", "QuantizedTensor", "decode_group", "decode_tensor", "write_model"]
+__all__ = ["Encoding", "PlainTensor", "QuantizedTensor", "Size", "decode_group", "decode_tensor", "write_files", "write_model"]

@@ -5,14 +5,16 @@ tensors of one dtype. Everything is deterministic.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 import l2codec
 from l2codec import ClassMap, FrequencyTable, TableSet
+from l2codec.resume import resume_points
 from l2fmt import _registry
 from l2fmt.container.entries import Stream, TableSetEntry
+from l2fmt.container.sections import RESUME, ResumePoints, build_resume
 from l2fmt.container.writer import Writer
 from l2fmt.dtypes import DTYPES
 from l2fmt.errors import InputError
@@ -54,9 +56,11 @@ class _Sequence:
     load: Callable[[], np.ndarray]
     layout: tuple[int, int, int] | np.ndarray
     count: int
+    tensor: QuantizedTensor | PlainTensor  # whose symbols these are, the first if several
+    width: int = 16  # of coder raw, which codes what has no classes
     classes: ClassMap | None = None
-    table_set: int = -1
-    width: int = 16  # of coder raw
+    tables: TableSet | None = None
+    table_set: int = 0
 
 
 @dataclass
@@ -69,8 +73,8 @@ class _Group:
     parameters: list
 
 
-def write_model(writer: Writer, tensors: Iterable[QuantizedTensor | PlainTensor], encoding: Encoding | None = None) -> None:
-    """Add tensors to a writer, in their order; the caller closes it.
+def write_model(writer: Writer, tensors: Iterable[QuantizedTensor | PlainTensor], encoding: Encoding | None = None) -> int:
+    """Add tensors to a writer, in their order, and return the bytes of the quantized ones and their tables; the caller closes it.
 
     Memory: the codes of all quantized tensors (the caller's), and of plain tensors one at a time besides a sample.
     """
@@ -81,26 +85,26 @@ def write_model(writer: Writer, tensors: Iterable[QuantizedTensor | PlainTensor]
     groups += [_plain_group(members, families) for members in _shared_groups(tensors)]
     sets = [_fit(key, members, encoding) for key, members in families.items()]
     class_tables = _class_tables(families)
+    weight_bytes = 0
     if class_tables is not None:
         writer.add_table_set(_entry(class_tables), for_classes=True)
     for (_, members), tables in zip(families.items(), sets, strict=True):
         if any(sequence.classes is not None for sequence in members):
             assert tables is not None
-            number = writer.add_table_set(_entry(tables))
+            entry = _entry(tables)
+            number = writer.add_table_set(entry)
+            weight_bytes += len(entry.data) if isinstance(members[0].tensor, QuantizedTensor) else 0
             for sequence in members:
-                sequence.table_set = number
-    by_key = dict(zip(families, sets, strict=True))
-    table_of = {id(s): by_key[key] for key, members in families.items() for s in members}
+                sequence.table_set, sequence.tables = number, tables
     resume = []
     for number, group in enumerate(groups):
-        points = _write_group(writer, group, table_of, class_tables, encoding)
-        resume += [(number, stream, lanes, found) for stream, lanes, found in points]
+        length, points = _write_group(writer, number, group, class_tables, encoding)
+        resume += points
+        weight_bytes += length if isinstance(group.tensors[0], QuantizedTensor) else 0
     if resume:
-        from l2fmt.container.sections import RESUME, ResumeRecord, build_resume
-
-        interval = encoding.resume_interval or 0
-        writer.add_section(RESUME, build_resume([ResumeRecord(g, s, interval, found) for g, s, _, found in resume]))
+        writer.add_section(RESUME, build_resume(resume))
     writer.order(tensor.name for tensor in tensors)
+    return weight_bytes
 
 
 def _entry(tables: TableSet) -> TableSetEntry:
@@ -150,7 +154,7 @@ def _quantized_group(found: tuple[QuantizedTensor, tuple], families: dict) -> _G
     def load() -> np.ndarray:
         return (tensor.codes.reshape(-1) - low).astype(dtype)
 
-    sequence = _Sequence(load, _layout(tensor.shape), tensor.codes.size, width=(alphabet - 1).bit_length())
+    sequence = _Sequence(load, _layout(tensor.shape), tensor.codes.size, tensor, (alphabet - 1).bit_length())
     families.setdefault(key, []).append(sequence)
     return _Group([tensor], [sequence], tensor.transform.id, tensor.transform.parameters(-low))
 
@@ -197,7 +201,7 @@ def _plain_group(members: list[PlainTensor], families: dict) -> _Group:
         def load(shift: int = shift, width: int = width) -> np.ndarray:
             return np.concatenate([split_field(t.words(), shift, width) for t in members])
 
-        sequence = _Sequence(load, layout, count, width=width)
+        sequence = _Sequence(load, layout, count, members[0], width)
         families.setdefault(("words", dtype.name, drop, field, 1 << width), []).append(sequence)
         sequences.append(sequence)
         shift += width
@@ -339,34 +343,38 @@ def offset_classes(vectors: Sequence[tuple[int, np.ndarray | int]]) -> ClassMap:
 # Groups.
 
 
-def _write_group(writer: Writer, group: _Group, table_of: dict, class_tables: TableSet | None, encoding: Encoding) -> list:
+def _write_group(
+    writer: Writer, number: int, group: _Group, class_tables: TableSet | None, encoding: Encoding
+) -> tuple[int, list[ResumePoints]]:
+    """Write a group; return its bytes, and the resume points of its streams."""
     streams, resume = [], []
-    for number, sequence in enumerate(group.sequences):
-        stream, data, points = _encode_sequence(sequence, table_of[id(sequence)], encoding)
+    for stream_number, sequence in enumerate(group.sequences):
+        symbols = sequence.load()
+        stream, data = _encode(symbols, sequence, encoding)
         streams.append((stream, data))
-        if points is not None:
-            resume.append((number, 1 << stream.lane_bits, points))
+        if encoding.resume_interval and sequence.classes and encoding.coder == "rans" and symbols.size > encoding.resume_interval:
+            resume.append(ResumePoints(number, stream_number, encoding.resume_interval, *_resume_points(data, sequence, stream, encoding)))
     first = group.tensors[0]
     scales = [getattr(first, name, None) for name in ("row_scale", "column_scale")]
+    scale_bytes = [b"" if scale is None else np.asarray(scale, "<f4").tobytes() for scale in scales]
+    classes = _class_bytes(group, class_tables)
     writer.add_group(
         [(t.name, t.dtype, t.shape) for t in group.tensors],
         group.transform,
         group.parameters,
         (None if scales[0] is None else _F32, None if scales[1] is None else _F32),
         streams,
-        b"" if scales[0] is None else np.asarray(scales[0], "<f4").tobytes(),
-        b"" if scales[1] is None else np.asarray(scales[1], "<f4").tobytes(),
-        _class_bytes(group, class_tables),
+        *scale_bytes,
+        classes,
     )
-    return resume
+    return sum(map(len, [*(data for _, data in streams), *scale_bytes, classes])), resume
 
 
-def _encode_sequence(sequence: _Sequence, tables: TableSet | None, encoding: Encoding) -> tuple[Stream, bytes, np.ndarray | None]:
-    symbols = sequence.load()
-    if sequence.classes is None or tables is None:
+def _encode(symbols: np.ndarray, sequence: _Sequence, encoding: Encoding) -> tuple[Stream, bytes]:
+    classes, tables = sequence.classes, sequence.tables
+    if classes is None or tables is None:
         stream = Stream(_registry.CODERS["raw"], width=sequence.width)
-        return stream, l2codec.encode("raw", symbols, width=sequence.width), None
-    classes = sequence.classes
+        return stream, l2codec.encode("raw", symbols, width=sequence.width)
     mask = sum(bit << i for i, bit in enumerate(v is not None for v in (classes.row, classes.column, classes.position)))
     lanes, block_bits = l2codec.recommended_layout(l2codec.code_length(symbols, tables, classes), symbols.size)
     lanes = lanes if encoding.coder == "rans" else 1
@@ -379,10 +387,19 @@ def _encode_sequence(sequence: _Sequence, tables: TableSet | None, encoding: Enc
         block_bits=block_bits,
         lane_bits=lanes.bit_length() - 1,
     )
-    interval = encoding.resume_interval
-    if interval is None or encoding.coder != "rans" or symbols.size <= interval:
-        return stream, data, None
-    from l2codec.rans import resume_points
+    return stream, data
 
-    points = resume_points(data, symbols.size, tables, classes, lanes=lanes, block_bits=block_bits, interval=interval)
-    return replace(stream), data, points
+
+def _resume_points(data: bytes, sequence: _Sequence, stream: Stream, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
+    """Return the word positions and the states at the resume points of a stream."""
+    assert sequence.tables is not None and sequence.classes is not None and encoding.resume_interval is not None
+    points = resume_points(
+        data,
+        sequence.count,
+        sequence.tables,
+        sequence.classes,
+        lanes=1 << stream.lane_bits,
+        block_bits=stream.block_bits,
+        interval=encoding.resume_interval,
+    )
+    return points[:, 0], points[:, 1:]

@@ -27,6 +27,11 @@ class QuantizedTensor:
     row_scale: np.ndarray | None = None
     column_scale: np.ndarray | None = None
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.codes.size
+
     def __post_init__(self) -> None:
         if self.dtype.name not in ("F16", "BF16", "F32", "F64"):
             raise InputError(f"tensor {self.name!r}: {self.dtype} cannot be quantized, only F16, BF16, F32 and F64")

@@ -235,6 +235,13 @@ def test_empty_groups_have_no_class_vectors_or_scales(broken, refused):
     refused(broken.file(index), CorruptFileError, "scales are only for")
 
 
+def test_class_set_only_with_class_vectors(broken, refused):
+    index = broken.index()
+    index["groups"][0][3][0][4] = 0
+    index["groups"][0][4] = 0
+    refused(broken.file(index), CorruptFileError, "must be nil")
+
+
 def test_decoded_bytes_add_up(broken, refused):
     index = broken.index()
     index["tensors"] = [[f"t{number}", 11, [1 << 47, 1 << 13], number] for number in range(3)]

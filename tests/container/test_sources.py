@@ -236,6 +236,8 @@ def test_threads_share_a_reader(path):
 
 def test_a_source_can_be_given_ready_made(small):
     assert contents(open_source(small, 0)) == contents(small)
+    with pytest.raises(CorruptFileError, match="are missing"):
+        open_source(small, 0).read(len(small) - 1, 2)
 
 
 def test_index_larger_than_the_first_read(breaking, small, tmp_path):

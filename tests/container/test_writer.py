@@ -101,6 +101,9 @@ def test_writer_refuses():
         ("row scales take 0 bytes, not 1", lambda: writer.add_group(
             [("a", *BYTE)], BITS, [0, 8], (None, None), [(Stream(RAW, width=8), b"abc")], b"1")),
         ("transform 9", lambda: writer.add_group([("a", *BYTE)], 9, [], (None, None), [])),
+        *(("binary32", lambda value=value: writer.add_group(
+            [("a", DTYPES["F32"], (8,))], UNIFORM, [0, value], (None, None), [(Stream(RAW, width=1), b"a")]))
+            for value in (0.1, 1e300, 1e-300, 1, -0.0, float("nan"))),
         ("table set is 0", lambda: writer.add_group(
             [("a", *BYTE)], BITS, [0, 8], (None, None), [(Stream(RANS), b"abc")])),
         ("added before", lambda: writer.add_group(

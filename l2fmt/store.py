@@ -1,0 +1,258 @@
+"""Open a model, one file or shards, and hand out its tensors: what `l2fmt.torch` and `l2fmt.numpy` share.
+
+A framework says how memory for a tensor is made; everything else is the same for all.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+
+from l2fmt.container import Limits, Reader, TensorEntry, read_shard_index
+from l2fmt.container.shards import INDEX_SUFFIX, SHARD_NAME
+from l2fmt.container.writer import is_path
+from l2fmt.dtypes import DType
+from l2fmt.errors import InputError, MissingFileError, MissingTensorError
+from l2fmt.pipeline import decode_group
+
+T = TypeVar("T")
+
+SUFFIX = ".l2c"
+_CACHE_BYTES = 64 << 20  # of decoded groups; the last one is kept whatever its size
+
+
+class Framework(Protocol[T]):
+    """How tensors of a library are made."""
+
+    def allocate(self, entry: TensorEntry) -> tuple[T, np.ndarray]:
+        """Return a new tensor and its memory: a contiguous one-dimensional array of `entry.dtype.word`."""
+        ...
+
+    def finish(self, tensor: T, entry: TensorEntry) -> T:
+        """Return a filled tensor as the caller asked for it, such as in another dtype."""
+        ...
+
+    def part(self, tensor: T, index: Any) -> T:
+        """Return `tensor[index]` in memory of its own."""
+        ...
+
+
+class Store(Generic[T]):
+    """The tensors of a model, decoded when asked for; checksums are always verified. Threads may share it.
+
+    `source` is the path of a `.l2c` file, of a `.l2c.index.json` or of a folder that holds one of them, the bytes of a file, a binary file
+    object, or "-" for standard input.
+    """
+
+    def __init__(self, source: Any, framework: Framework[T], *, limits: Limits | None = None):
+        self.framework = framework
+        self.readers = open_readers(source, limits)
+        self.name = os.fsdecode(source) if is_path(source) else self.readers[0].name
+        self._home = {name: reader for reader in self.readers for name in reader.names()}
+        self._cache: OrderedDict[tuple[int, int], dict[str, np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors, in the order of the model, then all aliases."""
+        return [*(name for reader in self.readers for name in reader.tensors), *self.aliases]
+
+    def names_by_offset(self) -> list[str]:
+        """Return all names in the order of their bytes: the fastest to read them in."""
+        numbers = {reader: number for number, reader in enumerate(self.readers)}
+        return sorted(self.names(), key=lambda name: (numbers[self._home[name]], self.entry(name).group))
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Other names of tensors (tied weights): alias -> name."""
+        return {alias: name for reader in self.readers for alias, name in reader.aliases.items()}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of all files; where shards differ, that of the first."""
+        return {key: value for reader in reversed(self.readers) for key, value in reader.metadata.items()}
+
+    def entry(self, name: str) -> TensorEntry:
+        """Return what the index says of a tensor or alias; raise MissingTensorError if there is none."""
+        return self._reader(name).resolve(name)
+
+    def get(self, name: str) -> T:
+        """Decode one tensor into memory of its own, all of a group that it shares; such groups are kept for the next call."""
+        reader, entry = self._reader(name), self.entry(name)
+        if len(reader.index.groups[entry.group].tensors) == 1:
+            return self._decode(reader, entry.group)[entry.name]
+        tensor, words = self.framework.allocate(entry)
+        words[:] = self._group_words(reader, entry.group)[entry.name]
+        return self.framework.finish(tensor, entry)
+
+    def get_all(self) -> dict[str, T]:
+        """Decode every tensor once; an alias is the same object as its tensor."""
+        decoded: dict[str, T] = {}
+        for reader in self.readers:
+            for number in range(len(reader.index.groups)):
+                decoded |= self._decode(reader, number)
+        aliases = self.aliases
+        return {name: decoded[aliases.get(name, name)] for name in self.names()}
+
+    def _decode(self, reader: Reader, number: int) -> dict[str, T]:
+        entries = reader.index.groups[number].tensors
+        made = [self.framework.allocate(entry) for entry in entries]
+        decode_group(reader, number, [words for _, words in made])
+        return {
+            entry.name: self.framework.finish(tensor, entry) for entry, (tensor, _) in zip(entries, made, strict=True)
+        }
+
+    def _group_words(self, reader: Reader, number: int) -> dict[str, np.ndarray]:
+        """Return the words of the tensors of a shared group, decoded or remembered."""
+        key = (id(reader), number)
+        with self._lock:
+            if key not in self._cache:
+                entries = reader.index.groups[number].tensors
+                words = [np.empty(entry.size * entry.dtype.words, entry.dtype.word) for entry in entries]
+                decode_group(reader, number, words)
+                self._cache[key] = {entry.name: part for entry, part in zip(entries, words, strict=True)}
+                while len(self._cache) > 1 and sum(map(_nbytes, self._cache.values())) > _CACHE_BYTES:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(key)
+            return self._cache[key]
+
+    def _reader(self, name: str) -> Reader:
+        if name not in self._home:
+            near = get_close_matches(str(name), list(self._home)[:10000], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise MissingTensorError(f"no tensor {name!r} in {self.name}{hint}")
+        return self._home[name]
+
+    def close(self) -> None:
+        """Release the files."""
+        for reader in self.readers:
+            reader.close()
+        self._cache.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class LazyFile(Generic[T]):
+    """What `safe_open` returns, in every framework: tensors of a file, decoded one at a time. Threads may share it."""
+
+    def __init__(self, store: Store[T]):
+        self._store = store
+
+    def keys(self) -> list[str]:
+        """Return the names of all tensors in the order of the model, then all aliases."""
+        return self._store.names()
+
+    def offset_keys(self) -> list[str]:
+        """Return the names of all tensors in the order of their bytes, the fastest to read them in."""
+        return self._store.names_by_offset()
+
+    def metadata(self) -> dict[str, str] | None:
+        """Return the metadata, None if there is none."""
+        return self._store.metadata or None
+
+    def aliases(self) -> dict[str, str]:
+        """Return the names of tied weights: alias -> name of the tensor."""
+        return self._store.aliases
+
+    def dtype(self, name: str) -> str:
+        """Return the dtype a tensor is stored as, such as "BF16", without reading it."""
+        return self._store.entry(name).dtype.name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor without reading it."""
+        return self._store.entry(name).shape
+
+    def get_tensor(self, name: str) -> T:
+        """Decode one tensor or alias, each time into new memory. Raises MissingTensorError, CorruptFileError."""
+        return self._store.get(name)
+
+    def get_tensors(self) -> dict[str, T]:
+        """Decode all tensors; those that are tied are the same object."""
+        return self._store.get_all()
+
+    def get_slice(self, name: str) -> "Slice[T]":
+        """Return an object to index for a part of a tensor; see `Slice`."""
+        self._store.entry(name)
+        return Slice(self._store, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._store.close()
+
+
+class Slice(Generic[T]):
+    """A tensor to take parts of.
+
+    The first `[...]` decodes the whole tensor, because a part of entropy-coded data cannot be found without what precedes it; the object then keeps it.
+    Parts are copies.
+    """
+
+    def __init__(self, store: Store[T], name: str):
+        self._store, self._name = store, name
+        self._whole: T | None = None
+
+    def get_shape(self) -> list[int]:
+        """Return the shape of the whole tensor."""
+        return list(self._store.entry(self._name).shape)
+
+    def get_dtype(self) -> str:
+        """Return the dtype the tensor is stored as, such as "F32"."""
+        return self._store.entry(self._name).dtype.name
+
+    def __getitem__(self, index: Any) -> T:
+        if self._whole is None:
+            self._whole = self._store.get(self._name)
+        return self._store.framework.part(self._whole, index)
+
+
+def open_readers(source: Any, limits: Limits | None = None) -> list[Reader]:
+    """Open the one file of a source, or all shards of a model, in order; sources are those of `Store`."""
+    if is_path(source) and os.fspath(source) != "-":
+        path = _locate(Path(os.fsdecode(source)))
+        if path.name.endswith(INDEX_SUFFIX):
+            return list(read_shard_index(path, limits).open(limits).values())
+        return [Reader(path, limits=limits)]
+    return [Reader(source, limits=limits)]
+
+
+def _locate(path: Path) -> Path:
+    """Return the file or shard index that a path means: itself, what a folder holds, or the index of a model saved as shards."""
+    with suppress(OSError):  # which opening the path will report
+        if path.is_dir():
+            return _in_folder(path)
+        index = path.with_name(path.name.removesuffix(SUFFIX) + INDEX_SUFFIX)
+        if path.name.endswith(SUFFIX) and not path.exists() and index.exists():
+            return index
+    return path
+
+
+def _in_folder(folder: Path) -> Path:
+    found = [p for p in folder.iterdir() if p.name.endswith(INDEX_SUFFIX)]
+    found += [p for p in folder.iterdir() if p.name.endswith(SUFFIX) and not SHARD_NAME.search(p.name)]
+    if not found:
+        raise MissingFileError(f"{folder}: a folder without a model; expected one file *{SUFFIX} or *{INDEX_SUFFIX}")
+    if len(found) > 1:
+        raise InputError(f"{folder}: a folder with several models, {', '.join(sorted(p.name for p in found))}; choose one of them")
+    return found[0]
+
+
+def _nbytes(words: Mapping[str, np.ndarray]) -> int:
+    return sum(part.nbytes for part in words.values())
+
+
+def alias_names(identities: Mapping[str, object | None]) -> dict[str, str]:
+    """Return tied weights: each name to the first name of the same identity; None is an identity of its own."""
+    first: dict[object, str] = {}
+    owners = {name: name if what is None else first.setdefault(what, name) for name, what in identities.items()}
+    return {name: owner for name, owner in owners.items() if owner != name}
