@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["PackResult", "as_array", "pack"]
 
 VECTOR_MANTISSA_BITS = 5
-# Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may not, and are kept.
+# Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may
+# not, and are kept.
 _VECTOR_NAMES = ("weight", "bias", "running_mean", "running_var", "gamma", "beta")
 _QUANTIZABLE = ("F16", "BF16", "F32", "F64")
 
 
 @dataclass(frozen=True)
 class PackResult:
-    """What `pack` did: sizes in bytes (`original_bytes` of the tensors as given), `ratio` of the whole file, seconds, notes for the user.
+    """What `pack` did: sizes in bytes (`original_bytes` of the tensors as given), `ratio` of the whole file, seconds,
+    notes for the user.
 
     `data` is the file if no target was given.
     """
@@ -76,20 +78,24 @@ def pack(
     """Compress a model into a `.l2c` file.
 
     Args:
-        source: a path (`.pt`, `.safetensors`, a Hugging Face folder), bytes, a binary stream, a mapping of tensors, or a module.
+        source: a path (`.pt`, `.safetensors`, a Hugging Face folder), bytes, a binary stream, a mapping of tensors, or
+            a module.
         target: a path, a binary file object, or None: the file is then in `PackResult.data`.
         target_ratio: bytes of the tensors as given over bytes of the whole file; met within 0.5 %, never missed.
         bits: average bits of a quantized weight, tables included, instead.
-        max_error: largest relative mean squared error of a quantized tensor, instead. Without any of them the method's safe default is used.
+        max_error: largest relative mean squared error of a quantized tensor, instead. Without any of them the method's
+            safe default is used.
         lossless: keep every bit of every tensor.
-        include, exclude: patterns (`fnmatch`) of names to quantize, of names not to; what is not quantized keeps every bit.
+        include, exclude: patterns (`fnmatch`) of names to quantize, of names not to; what is not quantized keeps every
+            bit.
         keep: patterns of names that keep every bit, vectors included.
         key: which entry of a checkpoint holds the state dict, where that is not clear.
         resume_interval: add resume points for parallel decoding every so many symbols.
         max_shard_bytes: split into files that hold at most so many bytes of tensors each.
         progress: called with the stage and the share done of it.
 
-    Raises InputError for a model or option that cannot be used, TargetError for a budget that cannot be met, FileAccessError kinds.
+    Raises InputError for a model or option that cannot be used, TargetError for a budget that cannot be met,
+    FileAccessError kinds.
     """
     start = time.monotonic()
     progress = progress or _silent
@@ -109,10 +115,14 @@ def pack(
         texts = {**model.metadata(), **(metadata or {}), **_provenance(settings, model.nbytes)}
 
         def measure(codes: Sequence[QuantizedTensor]) -> Size:
-            return write_files(None, plan.assemble(codes), plan.aliases, texts, encoding, max_shard_bytes=max_shard_bytes)
+            return write_files(
+                None, plan.assemble(codes), plan.aliases, texts, encoding, max_shard_bytes=max_shard_bytes
+            )
 
         budget = Budget(
-            file_bytes=None if target_ratio is None else _file_bytes(model.nbytes, target_ratio), weight_bits=bits, max_error=max_error
+            file_bytes=None if target_ratio is None else _file_bytes(model.nbytes, target_ratio),
+            weight_bits=bits,
+            max_error=max_error,
         )
         if budget.file_bytes is not None and not plan.weights:
             raise TargetError("there is nothing to quantize, so no ratio can be chosen; use lossless")
@@ -120,7 +130,13 @@ def pack(
         progress("writing", 0.0)
         sink = io.BytesIO() if target is None else target
         size = write_files(
-            sink, plan.assemble(codes), plan.aliases, texts, encoding, max_shard_bytes=max_shard_bytes, overwrite=overwrite
+            sink,
+            plan.assemble(codes),
+            plan.aliases,
+            texts,
+            encoding,
+            max_shard_bytes=max_shard_bytes,
+            overwrite=overwrite,
         )
         progress("writing", 1.0)
         return PackResult(
@@ -153,7 +169,12 @@ class _Selection:
     def rounds(self, name: str, dtype: DType, shape: tuple[int, ...]) -> bool:
         """Whether a tensor is rounded to fewer mantissa bits: a vector of learned numbers or statistics."""
         known = name.rpartition(".")[2] in _VECTOR_NAMES
-        return dtype.mantissa_bits is not None and len(shape) == 1 and known and not (self.lossless or _matches(name, self.keep))
+        return (
+            dtype.mantissa_bits is not None
+            and len(shape) == 1
+            and known
+            and not (self.lossless or _matches(name, self.keep))
+        )
 
 
 class _Plan:
@@ -174,7 +195,8 @@ class _Plan:
                 if np.isfinite(values := to_float32(array, dtype)).all():
                     self.weights.append(WeightTensor(name, dtype, array.shape, partial(_load_float32, model, name)))
                     continue
-                self.notes.append(f"{name} holds {np.count_nonzero(~np.isfinite(values))} values that are not finite and is kept as it is")
+                bad = np.count_nonzero(~np.isfinite(values))
+                self.notes.append(f"{name} holds {bad} values that are not finite, and is kept as it is")
             bits = VECTOR_MANTISSA_BITS if selection.rounds(name, dtype, array.shape) else None
             self._plain[name] = PlainTensor(name, dtype, array.shape, load, bits)
         for patterns in (selection.include, selection.exclude, selection.keep):
@@ -198,7 +220,9 @@ def _load_float32(model: ModelSource, name: str) -> np.ndarray:
 
 
 def as_array(tensor: "Tensor", name: str) -> tuple[np.ndarray, DType]:
-    """Return a dense CPU tensor as an array of the format's dtype that shares its memory; raise InputError for other dtypes."""
+    """Return a dense CPU tensor as an array of the format's dtype that shares its memory; raise InputError for other
+    dtypes.
+    """
     try:
         dtype = dtype_by_torch_name(str(tensor.dtype).removeprefix("torch."))
     except InputError as error:

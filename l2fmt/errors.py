@@ -1,4 +1,5 @@
-"""Every error this package raises on purpose: one tree under `L2Error`, each kind also the built-in a caller would expect.
+"""Every error this package raises on purpose: one tree under `L2Error`, each kind also the built-in a caller would
+expect.
 
 The `code` of a format error is the stable name that conformance vectors use (spec/security.md).
 """

@@ -4,10 +4,10 @@ A framework says how memory for a tensor is made; everything else is the same fo
 """
 
 import os
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -15,15 +15,15 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from l2fmt.container import Limits, Reader, TensorEntry, read_shard_index
-from l2fmt.container.shards import INDEX_SUFFIX, SHARD_NAME
+from l2fmt.container.shards import INDEX_SUFFIX
 from l2fmt.container.writer import is_path
-from l2fmt.dtypes import DType
-from l2fmt.errors import InputError, MissingFileError, MissingTensorError
+from l2fmt.errors import InputError, L2Error, MissingFileError, MissingTensorError
 from l2fmt.pipeline import decode_group
 
 T = TypeVar("T")
 
 SUFFIX = ".l2c"
+_SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}\.l2c$")
 _CACHE_BYTES = 64 << 20  # of decoded groups; the last one is kept whatever its size
 
 
@@ -46,8 +46,8 @@ class Framework(Protocol[T]):
 class Store(Generic[T]):
     """The tensors of a model, decoded when asked for; checksums are always verified. Threads may share it.
 
-    `source` is the path of a `.l2c` file, of a `.l2c.index.json` or of a folder that holds one of them, the bytes of a file, a binary file
-    object, or "-" for standard input.
+    `source` is the path of a `.l2c` file, of a `.l2c.index.json` or of a folder that holds one of them, the bytes of
+    a file, a binary file object, or "-" for standard input.
     """
 
     def __init__(self, source: Any, framework: Framework[T], *, limits: Limits | None = None):
@@ -82,7 +82,7 @@ class Store(Generic[T]):
         return self._reader(name).resolve(name)
 
     def get(self, name: str) -> T:
-        """Decode one tensor into memory of its own, all of a group that it shares; such groups are kept for the next call."""
+        """Decode one tensor into memory of its own; the group it may share with others is kept for the next call."""
         reader, entry = self._reader(name), self.entry(name)
         if len(reader.index.groups[entry.group].tensors) == 1:
             return self._decode(reader, entry.group)[entry.name]
@@ -194,8 +194,8 @@ class LazyFile(Generic[T]):
 class Slice(Generic[T]):
     """A tensor to take parts of.
 
-    The first `[...]` decodes the whole tensor, because a part of entropy-coded data cannot be found without what precedes it; the object then keeps it.
-    Parts are copies.
+    The first `[...]` decodes the whole tensor, because a part of entropy-coded data cannot be found without what
+    precedes it; the object then keeps it. Parts are copies.
     """
 
     def __init__(self, store: Store[T], name: str):
@@ -218,32 +218,44 @@ class Slice(Generic[T]):
 
 def open_readers(source: Any, limits: Limits | None = None) -> list[Reader]:
     """Open the one file of a source, or all shards of a model, in order; sources are those of `Store`."""
-    if is_path(source) and os.fspath(source) != "-":
-        path = _locate(Path(os.fsdecode(source)))
-        if path.name.endswith(INDEX_SUFFIX):
-            return list(read_shard_index(path, limits).open(limits).values())
-        return [Reader(path, limits=limits)]
-    return [Reader(source, limits=limits)]
+    if (index := shard_index_path(source)) is not None:
+        return list(read_shard_index(index, limits).open(limits).values())
+    return [Reader(_locate(source) if _is_file_path(source) else source, limits=limits)]
 
 
-def _locate(path: Path) -> Path:
-    """Return the file or shard index that a path means: itself, what a folder holds, or the index of a model saved as shards."""
-    with suppress(OSError):  # which opening the path will report
+def shard_index_path(source: Any) -> Path | None:
+    """Return the shard index that a source means, None if it means a single file."""
+    path = _locate(source) if _is_file_path(source) else None
+    return path if path is not None and path.name.endswith(INDEX_SUFFIX) else None
+
+
+def _is_file_path(source: Any) -> bool:
+    return is_path(source) and os.fspath(source) != "-"
+
+
+def _locate(source: str | os.PathLike[str]) -> Path:
+    """Return the file or shard index that a path means: itself, what a folder holds, or the index of its shards."""
+    path = Path(os.fsdecode(source))
+    try:
         if path.is_dir():
             return _in_folder(path)
         index = path.with_name(path.name.removesuffix(SUFFIX) + INDEX_SUFFIX)
-        if path.name.endswith(SUFFIX) and not path.exists() and index.exists():
-            return index
-    return path
+        shards_only = path.name.endswith(SUFFIX) and not path.exists() and index.exists()
+    except L2Error:
+        raise
+    except (OSError, ValueError):
+        return path  # opening it will say why
+    return index if shards_only else path
 
 
 def _in_folder(folder: Path) -> Path:
     found = [p for p in folder.iterdir() if p.name.endswith(INDEX_SUFFIX)]
-    found += [p for p in folder.iterdir() if p.name.endswith(SUFFIX) and not SHARD_NAME.search(p.name)]
+    found += [p for p in folder.iterdir() if p.name.endswith(SUFFIX) and not _SHARD_NAME.search(p.name)]
     if not found:
         raise MissingFileError(f"{folder}: a folder without a model; expected one file *{SUFFIX} or *{INDEX_SUFFIX}")
     if len(found) > 1:
-        raise InputError(f"{folder}: a folder with several models, {', '.join(sorted(p.name for p in found))}; choose one of them")
+        names = ", ".join(sorted(p.name for p in found))
+        raise InputError(f"{folder}: a folder with several models; choose one of {names}")
     return found[0]
 
 

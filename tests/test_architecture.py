@@ -18,7 +18,10 @@ LAYERS = [
     {"l2codec", "errors", "dtypes", "_registry"},
     {"container", "transforms"},
     {"pipeline"},
-    {"torch", "numpy", "inputs", "optimize", "report", "demo"},
+    {"store", "inputs", "optimize", "demo"},
+    {"numpy"},
+    {"torch"},
+    {"report", "unpacking"},
     {"api"},
     {"cli"},
 ]
@@ -28,7 +31,7 @@ FACADE, FACADE_NAMES = "__init__", {"__version__"}
 
 OPTIMIZE_USERS = {"optimize", "api", "cli", FACADE}
 HEAVY_USERS = {
-    "torch": {"torch", "inputs", "optimize", "report", "demo", "api", "cli"},
+    "torch": {"torch", "inputs", "optimize", "report", "unpacking", "demo", "api", "cli"},
     "numba": {"l2codec", "optimize"},
     "cupy": {"l2codec", "torch"},
     "click": {"cli"},

@@ -4,8 +4,8 @@ from l2codec.coding import decode, encode, iter_decode
 from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError, UnknownCoderError
 from l2codec.fit import assign_classes, fit_classes
 from l2codec.model import ClassMap, code_length, recommended_layout
+from l2codec.rans import decode_segment, resume_points
 from l2codec.registry import CODERS, available_coders
-from l2codec.resume import decode_segment, resume_points
 from l2codec.tables import FrequencyTable, TableSet
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "ImpossibleSymbolError",
     "TableSet",
     "UnknownCoderError",
-    "assign_classes",
     "assign_classes",
     "available_coders",
     "code_length",

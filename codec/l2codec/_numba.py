@@ -1,7 +1,8 @@
-"""Scalar kernels of the coders, compiled on first use. They assume validated arguments and report failure by their result.
+"""Scalar kernels of the coders, compiled on first use; they take validated arguments and report failure as a result.
 
-All bounds on what a stream can make a kernel read are checked here; every write is bounded by the size of an argument. Indices
-are unsigned, so that Numba leaves out its handling of negative ones. `classes` is empty if all symbols have class 0.
+All bounds on what a stream can make a kernel read are checked here; every write is bounded by the size of an
+argument. Indices are unsigned, so that Numba leaves out its handling of negative ones. `classes` is empty if all
+symbols have class 0.
 """
 
 import numpy as np
@@ -33,9 +34,9 @@ def rans_decode(words, position, states, slots, classes, bits, out):
                 slot |= np.uint64(classes[i]) << bits
             entry = slots[slot]
             x = ((entry >> np.uint64(16)) & np.uint64(0xFFFF)) * (x >> bits) + (entry >> np.uint64(32))
-            renew = x < LOW_STATE
-            x = (x << np.uint64(16)) | np.uint64(words[word]) if renew else x
-            word += np.uint64(renew)
+            renew = np.uint64(x < LOW_STATE)  # arithmetic, as a branch would be mispredicted
+            x = (x << (renew << np.uint64(4))) | (np.uint64(words[word]) & (np.uint64(0) - renew))
+            word += renew
             states[lane] = np.uint32(x)
             out[i] = entry & np.uint64(0xFFFF)
             i += np.uint64(1)
@@ -179,7 +180,7 @@ def _carry(words, used):
 
 @kernel
 def huffman_decode(words, n_bits, windows, classes, bits, out):
-    """Decode `out.size` symbols of big-endian `words` padded by two; return the bits used, or -1 for more than `n_bits`."""
+    """Decode `out.size` symbols of big-endian `words` padded by two; return the bits used, -1 if beyond `n_bits`."""
     bits = np.uint64(bits)
     mask = (np.uint64(1) << bits) - np.uint64(1)
     n_bits = np.uint64(n_bits)

@@ -12,7 +12,7 @@ REACH = 8  # column and position offsets lie in [-REACH, REACH)
 LANES = 16  # the kernel's step: candidates are padded to a multiple of it
 LEAST = 8  # symbols that the entries of a vector must decide about, on average, for it to be tried
 CENTRE = 64  # index of offset 0 in a table of what offsets cost
-ROW, COLUMN, POSITION, WHOLE = range(4)
+ROW, COLUMN, POSITION = range(3)
 
 Layout = tuple[int, int, int] | np.ndarray
 """(rows, columns, positions), or the int64 lengths of ragged rows."""
@@ -53,7 +53,7 @@ class Part:
 
     def sample(self, fraction: float, alphabet: int) -> "Part":
         """Return a part of evenly spread rows of this one, or of all of it if it has no equal rows to choose from."""
-        if isinstance(self.layout, np.ndarray) or self.layout[0] < 2:
+        if fraction >= 1 or isinstance(self.layout, np.ndarray) or self.layout[0] < 2:
             return Part.of(self.symbols, self.layout, alphabet)
         rows, columns, positions = self.layout
         chosen = np.unique(np.linspace(0, rows - 1, max(1, round(rows * fraction))).astype(np.int64))
@@ -61,7 +61,8 @@ class Part:
         return Part.of(symbols, (chosen.size, columns, positions), alphabet)
 
     def start_from(self, other: "Part") -> None:
-        """Take over the column and position offsets of a sample of this part."""
+        """Take over the column and position offsets of a sample of this part, and its middle class."""
+        self.row[:] = other.base
         for mine, theirs in ((self.column, other.column), (self.position, other.position)):
             if mine.size == theirs.size:
                 mine[:] = theirs
@@ -88,24 +89,26 @@ class Part:
     def totals(self, along: int, costs: np.ndarray, first: int, count: int) -> np.ndarray:
         """Return the cost of each entry of a vector at the offsets first ... first + count - 1, int64[entries, count].
 
-        `costs` is as `padded` gives it; `WHOLE` stands for one entry in place of the rows'.
+        `costs` is as `padded` gives it.
         """
         from l2codec import _numba_fit
 
         vectors = [self.row, self.column, self.position]
-        entries = 1 if along == WHOLE else vectors[along].size
-        vectors[along % WHOLE] = np.full(entries, first)
+        entries = vectors[along].size
+        vectors[along] = np.full(entries, first)
         vectors[ROW] = vectors[ROW] + 2 * REACH
         totals = np.zeros((entries, -(-count // LANES) * LANES), np.int64)
-        _numba_fit.offset_costs(self.symbols, self.starts, self._positions, *vectors, costs, along, totals)
+        row, column, position = vectors
+        _numba_fit.offset_costs(self.symbols, self.starts, self._positions, row, column, position, costs, along, totals)
         return totals[:, :count]
 
     def improve(self, costs: np.ndarray, n_tables: int, row_ids: np.ndarray, other_ids: np.ndarray) -> None:
         """Set the three vectors in turn, each to the offsets of least cost given the others; ties go to the lower.
 
-        A vector that does not save what its offsets cost (`row_ids`, `other_ids`: int64 at index CENTRE + offset) becomes constant.
+        A vector that does not save what its offsets cost (`row_ids`, `other_ids`: int64 at index CENTRE + offset)
+        becomes constant.
         """
-        totals = self.totals(ROW if self.row.size > 1 else WHOLE, costs, 0, n_tables)
+        totals = self.totals(ROW, costs, 0, n_tables)
         first = CENTRE - self.base
         with_ids = totals + row_ids[first : first + n_tables]
         constant = totals.sum(axis=0)
@@ -133,8 +136,8 @@ class Part:
 def padded(bits: np.ndarray) -> np.ndarray:
     """Return costs for `Part.totals` from code lengths in bits, float64[tables, alphabet]: int32[alphabet, width].
 
-    Each symbol's costs are contiguous along the classes, the first and the last repeated for the sums that clipping maps to them, so
-    that the costs of all offsets of a symbol are one vector.
+    Each symbol's costs are contiguous along the classes, the first and the last repeated for the sums that clipping
+    maps to them, so that the costs of all offsets of a symbol are one vector.
     """
     costs = np.rint(bits.T * UNIT).astype(np.int32)
     return np.pad(costs, ((0, 0), (2 * REACH, 2 * REACH + LANES)), mode="edge")

@@ -1,6 +1,7 @@
 """Choosing integer counts for a histogram: exactly optimal, and the same on every machine.
 
-Logarithms enter only as multiples of 2**-40, rounded once, so that the last digit of a platform's `log2` does not decide.
+Logarithms enter only as multiples of 2**-40, rounded once, so that the last digit of a platform's `log2` does not
+decide.
 """
 
 import math
@@ -21,8 +22,8 @@ def _gains() -> np.ndarray:
 def optimal_counts(hist: np.ndarray, probability_bits: int) -> np.ndarray:
     """Return int64 counts that minimise sum(hist * -log2(count)), each used symbol having at least 1.
 
-    The cost is convex in each count, so the optimum takes the largest marginal gains hist * log2((c + 1) / c). A threshold
-    on the gain is bisected until it takes as many as there are; where symbols tie, the lowest come first.
+    The cost is convex in each count, so the optimum takes the largest marginal gains hist * log2((c + 1) / c). A
+    threshold on the gain is bisected until it takes as many as there are; where symbols tie, the lowest come first.
     """
     used, total = _used_symbols(hist, probability_bits)
     counts = np.zeros(hist.size, np.int64)
@@ -74,7 +75,7 @@ def dyadic_counts(hist: np.ndarray, probability_bits: int) -> np.ndarray:
         orders.append(np.argsort(both, kind="stable"))
         merged = both[orders[-1]]
     lengths = np.zeros(used.size, np.int64)
-    take = 2 * used.size - 2  # items of the top level; a leaf among them adds a bit to its symbol, a pair takes two below
+    take = 2 * used.size - 2  # items of the top level: a leaf adds a bit to its symbol, a pair takes two items below
     for order in reversed(orders):
         taken = int(np.count_nonzero(order[:take] < used.size))
         lengths[:taken] += 1

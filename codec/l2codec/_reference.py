@@ -1,9 +1,10 @@
-"""The oracle: spec/entropy-coding.md in plain Python integers, slow and obvious. It shares no code with the fast coders.
+"""The oracle: spec/entropy-coding.md in plain Python integers, slow and obvious, sharing no code with the kernels.
 
-A table is a list of counts here, `model` the list of the tables of a block's symbols, one a symbol.
+A table is a sequence of counts here, `model` the list of the tables of a block's symbols, one a symbol.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from l2codec.errors import CorruptStreamError, ImpossibleSymbolError
 
@@ -98,7 +99,9 @@ def class_list(classes, count: int) -> list[int]:
 
     if classes.row_lengths is not None:
         lengths = classes.row_lengths.tolist()
-        return [clipped(classes.base + offset(classes.row, r)) for r, length in enumerate(lengths) for _ in range(length)]
+        return [
+            clipped(classes.base + offset(classes.row, r)) for r, length in enumerate(lengths) for _ in range(length)
+        ]
     rows, columns, positions = classes.shape
     return [
         clipped(classes.base + offset(classes.row, r) + offset(classes.column, k) + offset(classes.position, p))
@@ -115,7 +118,7 @@ def encode(name: str, symbols, tables, classes, lanes: int, block_bits: int, wid
     symbols = [int(s) for s in symbols]
     if name == "raw":
         return encode_raw(symbols, width or 0)
-    counts = [t.counts.tolist() for t in tables.tables]
+    counts = [tuple(t.counts.tolist()) for t in tables.tables]
     model = [counts[c] for c in class_list(classes, len(symbols))]
     for symbol, table in zip(symbols, model, strict=True):
         if symbol >= len(table) or table[symbol] == 0:
@@ -132,10 +135,12 @@ def encode(name: str, symbols, tables, classes, lanes: int, block_bits: int, wid
     return lengths + b"".join(blocks)
 
 
-def decode(name: str, data: bytes, count: int, tables, classes, lanes: int, block_bits: int, width: int | None) -> list[int]:
+def decode(
+    name: str, data: bytes, count: int, tables, classes, lanes: int, block_bits: int, width: int | None
+) -> list[int]:
     if name == "raw":
         return decode_raw(data, count, width or 0)
-    counts = [t.counts.tolist() for t in tables.tables]
+    counts = [tuple(t.counts.tolist()) for t in tables.tables]
     length = 1 << block_bits
     n_blocks = -(-count // length)
     lengths = [len(data)] * n_blocks
@@ -260,6 +265,7 @@ def decode_range(block: bytes, model: Sequence[Table], probability_bits: int) ->
 # Section 8: huffman
 
 
+@lru_cache
 def code_words(table: Table, probability_bits: int) -> dict[str, int]:
     """Return the canonical code: a string of 0 and 1 for each used symbol."""
     lengths = {s: probability_bits - (c.bit_length() - 1) for s, c in enumerate(table) if c}

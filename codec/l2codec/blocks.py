@@ -41,20 +41,20 @@ def encode(
     return b"".join(blocks)
 
 
-def split(data: np.ndarray, count: int, block_bits: int) -> list[np.ndarray]:
-    """Return the blocks of a stream, views of its bytes; raises CorruptStreamError."""
+def boundaries(data: np.ndarray, count: int, block_bits: int) -> np.ndarray:
+    """Return where the blocks of a stream begin and where the last one ends, int64; raises CorruptStreamError."""
     n_blocks = -(-count // (1 << block_bits))
     if n_blocks == 0 and data.size:
         raise CorruptStreamError(f"a stream of no symbols has {data.size} bytes")
     if n_blocks <= 1:
-        return [data] * n_blocks
+        return np.array([0, data.size][: n_blocks + 1])
     if data.size < 4 * n_blocks:
         raise CorruptStreamError(f"the lengths of {n_blocks} blocks do not fit a stream of {data.size} bytes")
-    lengths = np.frombuffer(data[: 4 * n_blocks].tobytes(), "<u4").astype(np.int64)
-    ends = 4 * n_blocks + np.cumsum(lengths)
-    if int(ends[-1]) != data.size:
-        raise CorruptStreamError(f"the blocks take {ends[-1]} bytes of a stream of {data.size}")
-    return [data[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+    lengths = np.frombuffer(data[: 4 * n_blocks].tobytes(), "<u4")
+    bounds = np.cumsum(np.concatenate([[4 * n_blocks], lengths]), dtype=np.int64)
+    if int(bounds[-1]) != data.size:
+        raise CorruptStreamError(f"the blocks end at byte {bounds[-1]} of a stream of {data.size}")
+    return bounds
 
 
 def iter_decode(
@@ -68,12 +68,12 @@ def iter_decode(
     out: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (start, symbols) block by block, in `out` if it is given, else in a buffer that is reused."""
-    blocks = split(data, count, block_bits)
+    bounds = boundaries(data, count, block_bits)
     buffer = np.empty(min(1 << block_bits, count) if out is None else 0, symbol_dtype(tables.alphabet))
     for number, (start, stop, part) in enumerate(iter_classes(classes, count, 1 << block_bits)):
         symbols = buffer[: stop - start] if out is None else out[start:stop]
         try:
-            coder.decode_block(blocks[number], tables, part, lanes, symbols)
+            coder.decode_block(data[bounds[number] : bounds[number + 1]], tables, part, lanes, symbols)
         except CorruptStreamError as error:
             raise CorruptStreamError(f"block {number}: {error}") from None
         yield start, symbols

@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 
 from l2codec import blocks, huffman, range_coder, rans, raw
+from l2codec._arguments import Buffer, check_arguments, check_data, check_out, check_symbols
 from l2codec.errors import CodecError
-from l2codec.model import ClassMap, check_classes
+from l2codec.model import ClassMap
 from l2codec.registry import coder_name
 from l2codec.tables import TableSet
 
-LANES = (1, 2, 4, 8, 16, 32)
 BLOCK_CODERS: dict[str, blocks.BlockCoder] = {"rans": rans, "range": range_coder, "huffman": huffman}
-
-Buffer = bytes | bytearray | memoryview | np.ndarray
 
 
 def encode(
@@ -40,7 +38,7 @@ def encode(
     Raises ImpossibleSymbolError for a symbol that its table cannot code, CodecError for arguments that do not fit.
     """
     name = coder_name(coder)
-    symbols = _check_symbols(symbols)
+    symbols = check_symbols(symbols)
     check_arguments(name, tables, classes, symbols.size, lanes, block_bits, width)
     if _is_reference(backend):
         from l2codec import _reference
@@ -66,14 +64,15 @@ def iter_decode(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (start, symbols) of a stream block by block; takes memory for one block, whatever `count` claims.
 
-    The arrays are parts of `out` if it is given, else of a buffer that the next step overwrites. `raw` comes in slices of
-    2**19 symbols. An error may come after blocks that were fine: then the whole sequence has failed. Otherwise as `decode`.
+    The arrays are parts of `out` if it is given, else of a buffer that the next step overwrites. `raw` comes in
+    slices of 2**19 symbols. An error may come after blocks that were fine: then the whole sequence has failed.
+    Otherwise as `decode`.
     """
     name = coder_name(coder)
     data = check_data(data)
     check_arguments(name, tables, classes, count, lanes, block_bits, width)
     if out is not None:
-        _check_out(out, count, _symbol_dtype(name, tables, width))
+        check_out(out, count, _symbol_dtype(name, tables, width))
     if _is_reference(backend):
         from l2codec import _reference
 
@@ -124,57 +123,6 @@ def _through(parts: Iterator[tuple[int, np.ndarray]], out: np.ndarray | None) ->
             out[start : start + symbols.size] = symbols
             symbols = out[start : start + symbols.size]
         yield start, symbols
-
-
-def check_arguments(
-    name: str,
-    tables: TableSet | None,
-    classes: ClassMap | int,
-    count: int,
-    lanes: int,
-    block_bits: int,
-    width: int | None,
-) -> None:
-    if count < 0:
-        raise CodecError(f"the number of symbols must not be negative, not {count}")
-    if name == "raw":
-        raw.check_width(width)
-        return
-    if tables is None:
-        raise CodecError(f"coder {name} needs tables")
-    if name == "huffman":
-        tables.require_dyadic()
-    if lanes not in (LANES if name == "rans" else (1,)):
-        raise CodecError(f"coder {name} does not have {lanes} lanes")
-    blocks.check_block_bits(block_bits)
-    check_classes(classes, tables, count)
-
-
-def _check_symbols(symbols: np.ndarray) -> np.ndarray:
-    """Return symbols as the kernels take them: uint8 or uint16, contiguous, read-only."""
-    if symbols.ndim != 1 or symbols.dtype.kind not in "iu":
-        raise CodecError(f"symbols must be a 1-D integer array, not {symbols.ndim}-D {symbols.dtype}")
-    if symbols.dtype.type in (np.uint8, np.uint16):
-        return blocks.kernel_input(symbols, symbols.dtype.type)
-    if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < 1 << 16:
-        raise CodecError(f"symbols must lie in [0, 65536); found {symbols.min()} to {symbols.max()}")
-    return blocks.kernel_input(symbols, np.uint16)
-
-
-def check_data(data: Buffer) -> np.ndarray:
-    """Return the bytes of a stream as a read-only uint8 array, a view of them."""
-    try:
-        view = memoryview(data).cast("B")
-    except (TypeError, ValueError) as error:
-        raise CodecError(f"a stream must be a contiguous buffer of bytes: {error}") from None
-    return blocks.kernel_input(np.frombuffer(view, np.uint8), np.uint8)
-
-
-def _check_out(out: np.ndarray, count: int, dtype: type) -> None:
-    if out.shape != (count,) or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        raise CodecError(f"out must be a writable, contiguous {np.dtype(dtype)} array of {count} symbols")
-    if not out.flags.aligned:
-        raise CodecError("out must be aligned")
 
 
 def _symbol_dtype(name: str, tables: TableSet | None, width: int | None) -> type:

@@ -1,8 +1,8 @@
-"""Fitting tables and class maps to symbols: alternating minimisation of the code length (spec/entropy-coding.md 3, informative).
+"""Fitting tables and class maps to symbols, by alternating minimisation of the code length (informative).
 
-Given tables, every offset of a row, column or position vector is set to the one of least code length, the others held; given the
-vectors, the tables are the histograms of the classes. Costs are integers, offsets pay for their own coding, and ties go to the lower
-offset: the result is the same on every machine.
+Given tables, every offset of a row, column or position vector is set to the one of least code length, the others
+held; given the vectors, the tables are the histograms of the classes. Costs are integers, offsets pay for their own
+coding, and ties go to the lower offset: the result is the same on every machine.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ MAX_FITTED_TABLES = 32  # keeps row offsets from the base within [-31, 31]
 SAMPLE = 1 << 21  # symbols of a larger model to which tables are fitted before all of them are gone through
 TRIED = (1, 2, 4, 8, 12)  # numbers of tables tried besides the largest, where tables weigh something
 SPREADS = ((0.02, 0.98), (0.1, 0.98))  # quantiles of the rows' scales between which the tables are spread at first
+KEPT = 3  # starts that are followed to the end
 NEW_SYMBOL_BITS = 6  # what a symbol that is new to a table costs there beyond its code
 IMPOSSIBLE_BITS = 1 << 12
 
@@ -29,44 +30,46 @@ def fit_classes(
     *,
     n_tables: int = 16,
     probability_bits: int = 12,
-    passes: int = 6,
+    passes: int = 12,
 ) -> tuple[TableSet, list[ClassMap]]:
     """Return tables, at most `n_tables`, and one class map a sequence, of about the least total size.
 
     Args:
-        sequences: (symbols, layout): 1-D uint8 or uint16 below `alphabet`, and their (rows, columns, positions) or the int64 lengths
-            of their ragged rows.
+        sequences: (symbols, layout): 1-D uint8 or uint16 below `alphabet`, and their (rows, columns, positions) or the
+            int64 lengths of their ragged rows.
         origin: the symbol of the value 0, about which magnitudes are measured.
-        passes: alternations from each start. A large model is sampled for them, and then gone through in a third as many.
+        passes: alternations from each start. A large model is sampled for them, then gone through in a third as many.
 
-    The size counts the tables and the vectors, so that few symbols get few tables, and a vector that does not pay is left out.
-    Memory beyond the symbols is in proportion to the vectors. Offsets lie within [-31, 31].
+    The size counts the tables and the vectors, so that few symbols get few tables, and a vector that does not pay is
+    left out. Memory beyond the symbols is in proportion to the vectors. Offsets lie within [-31, 31].
     """
     if not 1 <= n_tables <= MAX_FITTED_TABLES:
         raise CodecError(f"classes can be fitted for 1 to {MAX_FITTED_TABLES} tables, not {n_tables}")
     parts = [Part.of(symbols, layout, alphabet) for symbols, layout in sequences]
     total = sum(part.symbols.size for part in parts)
     sampled = total > 2 * SAMPLE
+    early = max(1, passes // 3)
     fits = []
     for k in [n_tables] if sampled else sorted({k for k in TRIED if k < n_tables} | {n_tables}):
         for spread in SPREADS if k > 2 else SPREADS[:1]:
-            fraction = SAMPLE / total if sampled else 1.0
-            trial = [part.sample(fraction, alphabet) for part in parts]
-            fit = _Fit(trial, alphabet, origin, k, probability_bits)
-            fit.spread(spread)
-            fit.alternate(passes)
-            fits.append((fit.result()[0], len(fits), fit))
-    best = min(fits)[2]
+            trial = [part.sample(SAMPLE / total if sampled else 1.0, alphabet) for part in parts]
+            fits.append(_Fit(trial, alphabet, origin, k, probability_bits))
+            fits[-1].spread(spread)
+            fits[-1].alternate(early)
+    fits = sorted(fits, key=_Fit.bits)[:KEPT]
+    for fit in fits:
+        fit.alternate(passes - early)
+    best = min(fits, key=_Fit.bits)
     if sampled:
         for part, trial in zip(parts, best.parts, strict=True):
             part.start_from(trial)
         best.parts = parts
-        best.alternate(max(1, passes // 3))
-    return best.result()[1:]
+        best.alternate(early)
+    return best.result()
 
 
-def assign_classes(symbols: np.ndarray, layout: Layout, tables: TableSet, *, passes: int = 3) -> ClassMap:
-    """Return the class map of about the least code length of one sequence for given tables; as `fit_classes` otherwise."""
+def assign_classes(symbols: np.ndarray, layout: Layout, tables: TableSet, *, passes: int = 5) -> ClassMap:
+    """Return the class map of about the least code length of a sequence for given tables; else as `fit_classes`."""
     part = Part.of(symbols, layout, tables.alphabet)
     costs = padded(np.minimum(tables.cost_bits(), IMPOSSIBLE_BITS))
     ids = (1 + np.abs(np.arange(2 * CENTRE) - CENTRE)) * UNIT  # as good a guess as any
@@ -85,12 +88,14 @@ class _Fit:
         self.recount()
 
     def recount(self) -> None:
+        """Set `hist`, the symbols of each class, and `ids`, what offsets cost, from the vectors of all parts."""
         self.hist[:] = 0
         for part in self.parts:
             part.count(self.hist)
+        self.ids = self._id_costs()
 
     def spread(self, quantiles: tuple[float, float]) -> None:
-        """Spread the rows over the classes by the logarithm of their mean magnitude, and the other vectors around them."""
+        """Spread the rows over the classes by the logarithm of their mean magnitude, the other vectors around them."""
         magnitudes = np.abs(np.arange(self.hist.shape[1]) - self.origin)
         costs = padded(np.broadcast_to(magnitudes, self.hist.shape) / UNIT)
         sizes = [_entry_sizes(part) for part in self.parts]
@@ -120,14 +125,13 @@ class _Fit:
             used = self.hist.any(axis=0)
             bits = np.log2(smooth[:, used].sum(axis=1, keepdims=True)) - np.log2(smooth)
             costs = padded(np.minimum(bits, self.probability_bits + NEW_SYMBOL_BITS))
-            row_ids, other_ids = self._id_costs()
             for part in self.parts:
                 if part.symbols.size:
-                    part.improve(costs, len(self.hist), row_ids, other_ids)
+                    part.improve(costs, len(self.hist), *self.ids)
             self.recount()
 
     def _id_costs(self) -> np.ndarray:
-        """Return what coding an offset costs, of rows and of the others, int64[2, 2 CENTRE] at index CENTRE + offset."""
+        """Return what offsets cost, those of rows and the others, int64[2, 2 CENTRE] at index CENTRE + offset."""
         hists = np.full((2, 2 * CENTRE), 0.25)
         for part in self.parts:
             hists[0] += np.bincount(part.row - part.base + CENTRE, minlength=2 * CENTRE)
@@ -137,17 +141,23 @@ class _Fit:
         bits = np.log2(hists.sum(axis=1, keepdims=True)) - np.log2(hists)
         return np.rint(np.clip(bits, 1, 12) * UNIT).astype(np.int64)
 
-    def result(self) -> tuple[float, TableSet, list[ClassMap]]:
-        """Return (bits of everything, tables, maps); unused tables are left out at the ends and trivial in between."""
+    def result(self) -> tuple[TableSet, list[ClassMap]]:
+        """Return (tables, maps); tables that nothing uses are left out at the ends and trivial in between."""
         used = np.flatnonzero(self.hist.any(axis=1))
         lowest, highest = (int(used[0]), int(used[-1])) if used.size else (0, 0)
         hist = self.hist[lowest : highest + 1].copy()
         hist[~hist.any(axis=1), self.origin] = 1
         tables = TableSet([FrequencyTable.from_histogram(h, self.probability_bits) for h in hist], self.origin)
-        maps = [part.class_map(lowest, len(tables)) for part in self.parts]
+        return tables, [part.class_map(lowest, len(tables)) for part in self.parts]
+
+    def bits(self) -> float:
+        """Return the size of everything: symbols, tables and the vectors at the entropy of their offsets."""
+        tables, maps = self.result()
+        first = int(self.hist.any(axis=1).argmax())  # the table that is now number 0
+        hist = self.hist[first : first + len(tables)]
         bits = float(hist[hist > 0] @ tables.cost_bits()[hist > 0]) + 8 * len(tables.to_bytes())
-        bits += _entropy_bits([m.row for m in maps]) + _entropy_bits([v for m in maps for v in (m.column, m.position)])
-        return bits, tables, maps
+        others = [vector for m in maps for vector in (m.column, m.position)]
+        return bits + _entropy_bits([m.row for m in maps]) + _entropy_bits(others)
 
 
 def _entry_sizes(part: Part) -> np.ndarray:

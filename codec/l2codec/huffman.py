@@ -13,7 +13,7 @@ def encode_block(symbols: np.ndarray, tables: TableSet, classes: Classes, lanes:
 
     lookup, classes = select(tables.codes, len(tables), classes)
     words = np.empty(symbols.size * tables.probability_bits // 32 + 1, np.uint32)
-    bits = _numba.huffman_encode(symbols, classes, lookup, tables.alphabet, words)
+    bits = int(_numba.huffman_encode(symbols, classes, lookup, tables.alphabet, words))
     if bits < 0:
         raise ImpossibleSymbolError.at(symbols, -1 - bits)
     return words[: (bits + 31) // 32].astype(">u4").tobytes()[: (bits + 7) // 8]
@@ -27,7 +27,7 @@ def decode_block(block: np.ndarray, tables: TableSet, classes: Classes, lanes: i
     lookup, classes = select(tables.windows, len(tables), classes)
     padding = bytes(8 + -block.size % 4)  # a window may reach into the two words that follow
     words = kernel_input(np.frombuffer(block.tobytes() + padding, ">u4"), np.uint32)
-    bits = _numba.huffman_decode(words, 8 * block.size, lookup, classes, tables.probability_bits, out)
+    bits = int(_numba.huffman_decode(words, 8 * block.size, lookup, classes, tables.probability_bits, out))
     if bits < 0:
         raise CorruptStreamError("a code word runs beyond the block")
     if block.size != (bits + 7) // 8:

@@ -13,7 +13,7 @@ def encode_block(symbols: np.ndarray, tables: TableSet, classes: Classes, lanes:
 
     lookup, classes = select(tables.intervals, len(tables), classes)
     words = np.empty(symbols.size + 1, np.uint32)  # a symbol of at most 14 bits puts out at most one word
-    used = _numba.range_encode(symbols, classes, lookup, tables.alphabet, tables.probability_bits, words)
+    used = int(_numba.range_encode(symbols, classes, lookup, tables.alphabet, tables.probability_bits, words))
     if used < 0:
         raise ImpossibleSymbolError.at(symbols, -1 - used)
     return words[:used].astype("<u4").tobytes()
@@ -27,7 +27,7 @@ def decode_block(block: np.ndarray, tables: TableSet, classes: Classes, lanes: i
         raise CorruptStreamError(f"{block.size} bytes are not a whole number of words of 4")
     lookup, classes = select(tables.slots, len(tables), classes)
     words = kernel_input(block.view("<u4"), np.uint32)
-    read = _numba.range_decode(words, lookup, classes, tables.probability_bits, out)
+    read = int(_numba.range_decode(words, lookup, classes, tables.probability_bits, out))
     if read == -1:
         raise CorruptStreamError("a point lies outside the range")
     if read == -2:

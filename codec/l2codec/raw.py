@@ -49,7 +49,9 @@ def _pack(symbols: np.ndarray, width: int) -> bytes:
 
 def _unpack(data: np.ndarray, count: int, width: int) -> np.ndarray:
     if width in (8, 16):
-        return np.frombuffer(data.tobytes(), "<u1" if width == 8 else "<u2").astype(np.uint8 if width == 8 else np.uint16)
+        return np.frombuffer(data.tobytes(), "<u1" if width == 8 else "<u2").astype(
+            np.uint8 if width == 8 else np.uint16
+        )
     container = 8 if width <= 8 else 16
     bits = np.zeros((count, container), np.uint8)
     bits[:, :width] = np.unpackbits(data, count=count * width, bitorder="little").reshape(count, width)

@@ -5,7 +5,6 @@ claimed; the msgpack package parses one entry at a time, within tight bounds. Wh
 again gives the same bytes: the caller compares.
 """
 
-import contextlib
 from collections.abc import Iterator
 
 import msgpack
@@ -21,17 +20,16 @@ _ARRAY, _MAP = (
 )  # first byte of the short form, of the 16-bit form; the 32-bit form follows it
 
 
+_MALFORMED = (msgpack.UnpackException, ValueError, RecursionError)
+
+
+def _corrupt(error: Exception) -> CorruptFileError:
+    return CorruptFileError(f"the index is not valid: {str(error) or 'it ends too early'}")
+
+
 def pack(value: object) -> bytes:
     """Return the canonical form of a value whose maps are sorted by key; floats must be exact in binary32."""
     return msgpack.Packer(use_bin_type=True, use_single_float=True).pack(value)
-
-
-@contextlib.contextmanager
-def _malformed() -> Iterator[None]:
-    try:
-        yield
-    except (msgpack.UnpackException, ValueError, RecursionError) as error:
-        raise CorruptFileError(f"the index is not valid: {str(error) or 'it ends too early'}") from error
 
 
 class Unpacker:
@@ -55,13 +53,17 @@ class Unpacker:
 
     def value(self) -> object:
         """Read one value: nil, a bool, number, string, byte string, or arrays of these."""
-        with _malformed():
+        try:
             return self._unpacker.unpack()
+        except _MALFORMED as error:
+            raise _corrupt(error) from error
 
     def skip(self) -> None:
         """Pass over one value without making it."""
-        with _malformed():
+        try:
             self._unpacker.skip()
+        except _MALFORMED as error:
+            raise _corrupt(error) from error
 
     def array(self) -> int:
         """Read the head of an array and return the length it claims."""

@@ -64,9 +64,13 @@ class Index:
 
 
 class _Parser:
-    """One pass over the bytes of an index; groups are built last, because they need what follows them."""
+    """One pass over an index, but for groups and sections: passed over at first, because they need what follows.
+
+    Every entry is checked before the next one takes memory.
+    """
 
     def __init__(self, data: bytes, limits: Limits, start: int):
+        self._data = data
         self._unpack = Unpacker(data)
         self._limits = limits
         self._offset = start
@@ -79,16 +83,17 @@ class _Parser:
         aliases = dict(unpack.pairs(self._count(unpack.map(), "aliases")))
         self._key("class_set")
         class_set: Any = unpack.value()
-        raw_groups = list(self._entries("groups"))
+        groups_at, n_groups = self._pass_over("groups")
         self._key("metadata")
         metadata = dict(unpack.pairs(self._count(unpack.map(), "metadata")))
-        raw_sections = list(self._entries("sections"))
+        sections_at, n_sections = self._pass_over("sections")
         table_sets = tuple(_table_set(value, number) for number, value in enumerate(self._entries("table_sets")))
         self._limits.check("max_table_bytes", sum(entry.expanded_bytes for entry in table_sets), "expanded tables")
-        tensors = tuple(_tensor(value, len(raw_groups)) for value in self._entries("tensors"))
+        tensors = tuple(_tensor(value, n_groups) for value in self._entries("tensors"))
         _check_aliases(aliases, tensors)
-        groups = self._groups(raw_groups, tensors, table_sets)
-        index = Index(tensors, groups, table_sets, class_set, aliases, metadata, self._sections(raw_sections))
+        groups = self._groups(groups_at, n_groups, tensors, table_sets)
+        sections = self._sections(sections_at, n_sections)
+        index = Index(tensors, groups, table_sets, class_set, aliases, metadata, sections)
         _check_class_set(index)
         if index.nbytes > rules.MAX_SIZE:
             raise CorruptFileError("the tensors decode to 2^63 bytes or more")
@@ -104,19 +109,31 @@ class _Parser:
         return found
 
     def _entries(self, key: str) -> Iterator[object]:
-        """Read the entries of an array one by one, so that each can be checked before the next takes memory."""
         self._key(key)
         for _ in range(self._count(self._unpack.array(), key)):
             yield self._unpack.value()
 
+    def _pass_over(self, key: str) -> tuple[int, int]:
+        """Pass over the entries of an array; return where they begin and how many they are."""
+        self._key(key)
+        count = self._count(self._unpack.array(), key)
+        position = self._unpack.position
+        for _ in range(count):
+            self._unpack.skip()
+        return position, count
+
+    def _entries_at(self, position: int, count: int) -> Iterator[object]:
+        unpack = Unpacker(memoryview(self._data)[position:])
+        return (unpack.value() for _ in range(count))
+
     def _groups(
-        self, raw: list[object], tensors: tuple[TensorEntry, ...], table_sets: tuple[TableSetEntry, ...]
+        self, position: int, count: int, tensors: tuple[TensorEntry, ...], table_sets: tuple[TableSetEntry, ...]
     ) -> tuple[Group, ...]:
-        members: list[list[TensorEntry]] = [[] for _ in raw]
+        members: list[list[TensorEntry]] = [[] for _ in range(count)]
         for tensor in tensors:
             members[tensor.group].append(tensor)
         groups, streams = [], 0
-        for number, value in enumerate(raw):
+        for number, value in enumerate(self._entries_at(position, count)):
             if not members[number]:
                 raise CorruptFileError(f"group {number} has no tensor")
             group = _group(value, number, tuple(members[number]), self._offset)
@@ -127,9 +144,9 @@ class _Parser:
             groups.append(group)
         return tuple(groups)
 
-    def _sections(self, raw: list[object]) -> tuple[Section, ...]:
+    def _sections(self, position: int, count: int) -> tuple[Section, ...]:
         sections, kinds = [], set()
-        for value in raw:
+        for value in self._entries_at(position, count):
             kind, length, checksum = _fields(value, 3, "a section")
             section = Section(kind, length, checksum, self._offset)
             rules.check_section(section)

@@ -148,6 +148,7 @@ class Writer:
         self._check_open()
         with _as_input_error():
             rules.check_name(alias, "alias")
+            rules.check_name(name, "tensor name")
         if alias in self._aliases:
             raise InputError(f"alias {alias!r} was added before")
         self._aliases[alias] = name

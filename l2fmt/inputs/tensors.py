@@ -49,7 +49,7 @@ class TensorMapping(ModelSource):
             raise InputError(f"{origin}: holds no tensors; expected a state dict, a mapping of names to tensors")
         first: dict[tuple[object, ...], str] = {}
         for name, tensor in self._tensors.items():
-            if tensor.numel() and (owner := first.setdefault(_identity(tensor), name)) != name:
+            if tensor.numel() and (owner := first.setdefault(identity(tensor), name)) != name:
                 self._aliases[name] = owner
         self.resources.callback(self._tensors.clear)
 
@@ -98,7 +98,7 @@ def _holds_tensors(value: object) -> bool:
     return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
 
 
-def _identity(tensor: Tensor) -> tuple[object, ...]:
+def identity(tensor: Tensor) -> tuple[object, ...]:
     """Return what two tensors share only if every element of one is the same memory as that element of the other."""
     return (
         tensor.device,

@@ -10,8 +10,9 @@ def round_correlated(weights, inverse_step, costs, classes, limit, kernel, row, 
 
     For each output row it lowers, in units of step^2,
         sum d^2 + kernel * sum_c (sum_p d)^2 + row * (sum d)^2 + trade_off * bits,   d = code - weight / step,
-    c running over input channels, p over kernel positions. All that depends on one code is (1 + kernel + row)(code - target)^2, the target being
-    the weight moved against the errors already made: candidates are the two codes about it, and 0.
+    c running over input channels, p over kernel positions. All that depends on one code is (1 + kernel + row)(code -
+    target)^2, the target being the weight moved against the errors already made: candidates are the two codes about it,
+    and 0.
 
     weights float32[R, C, P]; costs float32[K, 2 limit + 1], bits of code q at q + limit; classes uint8[R, C, P];
     codes int32[R, C, P], in [-limit, limit]: on entry the codes to start from.

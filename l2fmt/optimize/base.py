@@ -29,7 +29,8 @@ class WeightTensor:
 class Budget:
     """What the result must meet; at most one is set, and none means the method's safe default.
 
-    `file_bytes`: the whole file is at most so large, and within 0.5 % of it. `weight_bits`: bits per quantized weight, all bytes of their groups
+    `file_bytes`: the whole file is at most so large, and within 0.5 % of it. `weight_bits`: bits per quantized weight,
+        all bytes of their groups
     and tables counted. `max_error`: largest relative mean squared error of any quantized tensor.
     """
 

@@ -2,15 +2,18 @@
 
 Three ideas, each without data:
 
-* **One slope for all tensors.** With distortion h (w - w')^2 and the high-rate entropy-coded quantizer, one slope lambda (distortion a bit)
-  fixes every step: step^2 = 6 lambda / (h ln 2). `h` of a tensor is its norm to the power -2 `norm_exponent`: at 1 all layers may err by
-  the same share of their energy times their size, at 0 all weights share one step.
-* **Errors that cancel.** Inputs of a layer are correlated (after a ReLU they share a positive mean, and neighbouring pixels are alike), so the
-  sums of a row's errors, over each kernel and over the row, do far more harm than their size. Rounding minimises d^T H d for a prior
-  H = I + `kernel` (ones within a kernel) + `row` (ones within a row), by coordinate descent. The structure is that of SQuant (Guo et al., ICLR 2022),
-  which flips roundings until these sums vanish.
-* **Rounding by the coder's own code lengths.** The tables and classes that will code the codes are fitted, the codes rounded again with
-  lambda times their code length added (scaled by `rate_weight`: with a free step, rate-distortion rounding gains little, and its bias towards zero costs).
+* **One slope for all tensors.** With distortion h (w - w')^2 and the high-rate entropy-coded quantizer, one slope
+  lambda (distortion a bit) fixes every step: step^2 = 6 lambda / (h ln 2). `h` of a tensor is its norm to the power -2
+  `norm_exponent`: at 1 all layers may err by the same share of their energy times their size, at 0 all weights share
+  one step.
+* **Errors that cancel.** Inputs of a layer are correlated (after a ReLU they share a positive mean, and neighbouring
+  pixels are alike), so the sums of a row's errors, over each kernel and over the row, do far more harm than their size.
+  Rounding minimises d^T H d for a prior H = I + `kernel` (ones within a kernel) + `row` (ones within a row), by
+  coordinate descent. The structure is that of SQuant (Guo et al., ICLR 2022), which flips roundings until these sums
+  vanish.
+* **Rounding by the coder's own code lengths.** The tables and classes that will code the codes are fitted, the codes
+  rounded again with lambda times their code length added (scaled by `rate_weight`: with a free step, rate-distortion
+  rounding gains little, and its bias towards zero costs).
 """
 
 from collections.abc import Sequence
@@ -28,19 +31,22 @@ from l2fmt.optimize.search import search_size
 from l2fmt.pipeline import QuantizedTensor
 from l2fmt.transforms import Uniform
 
-# The most levels on each side of zero: beyond it a table of 14 probability bits gets too coarse, and storing losslessly is better.
+# The most levels on each side of zero: beyond it a table of 14 probability bits gets too coarse, and storing losslessly
+# is better.
 _MAX_CODE = 4000
 _UNSEEN_BITS = 4.0  # what a code without a count costs beyond the rarest one
 
 
 @dataclass(frozen=True)
 class RateDistortion:
-    """Settings of the method, see the module; `default_error` is the mean over tensors of relative squared error without a budget."""
+    """Settings of the method, see the module; `default_error` is the mean over tensors of relative squared error
+    without a budget.
+    """
 
-    norm_exponent: float = 0.75
+    norm_exponent: float = 0.5
     kernel: float = 0.3
     row: float = 0.3
-    rate_weight: float = 0.5
+    rate_weight: float = 1.0
     passes: int = 2
     refits: int = 1
     default_error: float = 1e-3
@@ -54,7 +60,9 @@ class RateDistortion:
     def quantize(
         self, tensors: Sequence[WeightTensor], budget: Budget, measure: Measure, progress: Progress
     ) -> list[QuantizedTensor]:
-        """Return the codes of all tensors for a budget, or at `default_error` without one (spec: `optimize.base.Method`)."""
+        """Return the codes of all tensors for a budget, or at `default_error` without one (spec:
+        `optimize.base.Method`).
+        """
         if not tensors:
             return []
         model = _Model(self, tensors)
@@ -97,12 +105,17 @@ class _Model:
         exponent = method.norm_exponent
         # A tensor of zeros has no scale: any step codes it.
         self.bases = [n**exponent * middle ** (1 - exponent) if n > 0 else 1.0 for n in norms]
-        self.finest_scale = max(peak / base for peak, base in zip(self.peaks, self.bases, strict=True)) / _MAX_CODE or 1.0
+        self.finest_scale = (
+            max(peak / base for peak, base in zip(self.peaks, self.bases, strict=True)) / _MAX_CODE or 1.0
+        )
 
     @property
     def relative_gains(self) -> list[float]:
         """Relative squared error of each tensor at scale 1, at high rate: size step^2 / (12 norm^2)."""
-        return [s * b * b / (12 * n * n) if n > 0 else 0.0 for s, b, n in zip(self.sizes, self.bases, self.norms, strict=True)]
+        return [
+            s * b * b / (12 * n * n) if n > 0 else 0.0
+            for s, b, n in zip(self.sizes, self.bases, self.norms, strict=True)
+        ]
 
     def scale_of_mean_error(self, error: float) -> float:
         """Return the scale at which the mean of the tensors' relative errors is about `error`."""
@@ -110,21 +123,29 @@ class _Model:
         return max(sqrt(error / mean), self.finest_scale) if mean > 0 else self.finest_scale
 
     def scale_of_max_error(self, error: float) -> float:
-        """Return the scale at which no tensor's relative error exceeds `error`: rounding errs by less than uniform noise, or is checked."""
+        """Return the scale at which no tensor's relative error exceeds `error`: rounding errs by less than uniform
+        noise, or is checked.
+        """
         largest = max(self.relative_gains)
         if largest == 0:
             return self.finest_scale
         scale = sqrt(error / largest)
         if scale < self.finest_scale:
             least = largest * self.finest_scale**2
-            raise TargetError(f"a relative error of {error:g} needs finer steps than the format codes well; the least is about {least:.3g}, or lossless")
+            raise TargetError(
+                f"a relative error of {error:g} needs finer steps than the format codes well; the least is {least:.3g}, or lossless"
+            )
         return scale
 
     def first_scale(self, bits: float) -> float:
-        """Return the scale at which plain rounding of a Gaussian source of each tensor's variance takes `bits` a weight."""
+        """Return the scale at which plain rounding of a Gaussian source of each tensor's variance takes `bits` a
+        weight.
+        """
         # h(w) = log2(sigma sqrt(2 pi e)), and a step takes its logarithm off.
         entropy = sum(
-            s * log2(n / sqrt(s) / b * sqrt(2 * np.pi * np.e)) for s, n, b in zip(self.sizes, self.norms, self.bases, strict=True) if n > 0
+            s * log2(n / sqrt(s) / b * sqrt(2 * np.pi * np.e))
+            for s, n, b in zip(self.sizes, self.norms, self.bases, strict=True)
+            if n > 0
         )
         return 2.0 ** (entropy / self.size - bits)
 
@@ -142,10 +163,13 @@ class _Model:
                 progress("rounding", (number + i / len(steps)) / rounds)
                 codes[i] = self._round(tensor, steps[i], codes[i], fitted and (fitted[0], fitted[1][i]))
         return [
-            QuantizedTensor(t.name, t.dtype, t.shape, c, Uniform(step)) for t, c, step in zip(self.tensors, codes, steps, strict=True)
+            QuantizedTensor(t.name, t.dtype, t.shape, c, Uniform(step))
+            for t, c, step in zip(self.tensors, codes, steps, strict=True)
         ]
 
-    def _round(self, tensor: WeightTensor, step: float, before: np.ndarray, fitted: tuple[TableSet, ClassMap] | None) -> np.ndarray:
+    def _round(
+        self, tensor: WeightTensor, step: float, before: np.ndarray, fitted: tuple[TableSet, ClassMap] | None
+    ) -> np.ndarray:
         from l2fmt.optimize._rounding import round_correlated
 
         method = self.method
@@ -164,8 +188,9 @@ class _Model:
             # The slope in units of step^2: lambda = step^2 ln 2 / 6.
             trade_off = method.rate_weight * log(2) / 6
         kernel = method.kernel if shape[2] > 1 else 0.0  # a kernel of one position has no sum of its own
-        parameters = [np.float32(v) for v in (kernel, method.row, trade_off)]
-        round_correlated(weights.reshape(shape), inverse, costs, classes, limit, *parameters, method.passes, codes)
+        kernel, row, trade_off = np.float32(kernel), np.float32(method.row), np.float32(trade_off)
+        rows = weights.reshape(shape)
+        round_correlated(rows, inverse, costs, classes, limit, kernel, row, trade_off, method.passes, codes)
         return codes.reshape(-1).astype(np.int16)
 
 
@@ -186,7 +211,9 @@ def _fit(codes: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]) -> tupl
 
 
 def _costs(tables: TableSet, limit: int) -> np.ndarray:
-    """Return the bits of codes -limit to limit in each table, float32[K, 2 limit + 1]; finite for codes without a count."""
+    """Return the bits of codes -limit to limit in each table, float32[K, 2 limit + 1]; finite for codes without a
+    count.
+    """
     bits = tables.cost_bits()
     bits = np.where(np.isfinite(bits), bits, tables.probability_bits + _UNSEEN_BITS)
     symbols = np.arange(-limit, limit + 1) + tables.origin

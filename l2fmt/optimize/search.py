@@ -22,8 +22,9 @@ def search_size(
 ) -> T:
     """Return the result of `produce` whose size is at most `target` bytes and within 0.5 % of it, or the nearest below.
 
-    `produce(scale)` returns a result and its size, which falls with the scale: about one bit a weight for a factor of two; `weights` is how many share
-    the scale, `first(bits)` guesses the scale of so many bits a weight, `finest` is the smallest allowed.
+    `produce(scale)` returns a result and its size, which falls with the scale: about one bit a weight for a factor of
+    two; `weights` is how many share the scale, `first(bits)` guesses the scale of so many bits a weight, `finest` is
+    the smallest allowed.
     Raises TargetError, saying what can be reached, if even the finest scale is too small or no scale is small enough.
     """
     scale = max(first(8 * target / weights), finest)
@@ -40,7 +41,9 @@ def search_size(
             if size >= target * (1 - TOLERANCE):
                 return result
             if scale <= finest:
-                raise TargetError(f"the finest steps give {size:,} bytes, less than the {target:,} asked for; ask for a smaller file, or lossless")
+                raise TargetError(
+                    f"the finest steps give {size:,} bytes, less than the {target:,} asked for; use a higher ratio, or lossless"
+                )
             if below is None or scale < below[0]:
                 below = (scale, size)
         elif above is None or scale > above[0]:
@@ -54,13 +57,17 @@ def search_size(
             break
     if best is not None:  # sizes jump: small models have few codes to trade
         return best[0]
-    raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {above[1] if above else largest_seen:,} bytes")
+    raise TargetError(
+        f"{target:,} bytes cannot be reached: the smallest result has {above[1] if above else largest_seen:,} bytes"
+    )
 
 
 def _next(
     scale: float, size: int, aim: float, weights: int, above: tuple[float, int] | None, below: tuple[float, int] | None
 ) -> float:
-    """Return the next scale to try: between a trial that was too large and one that fitted, by interpolation, else by the slope."""
+    """Return the next scale to try: between a trial that was too large and one that fitted, by interpolation, else by
+    the slope.
+    """
     if above is not None and below is not None and above[0] < below[0]:
         share = (above[1] - aim) / max(above[1] - below[1], 1)
         share = min(max(share, 0.05), 0.95)  # a curve that bends must not stall the search

@@ -1,8 +1,19 @@
-"""One tensor to one entry of a file and back: the only place that knows transform, frequency tables and coder together."""
+"""One tensor to one entry of a file and back: the one place that knows transform, tables and coder together."""
 
 from l2fmt.pipeline.decode import decode_group, decode_tensor
 from l2fmt.pipeline.encode import Encoding, write_model
 from l2fmt.pipeline.files import Size, write_files
+from l2fmt.pipeline.resume import check_resume
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
 
-__all__ = ["Encoding", "PlainTensor", "QuantizedTensor", "Size", "decode_group", "decode_tensor", "write_files", "write_model"]
+__all__ = [
+    "Encoding",
+    "PlainTensor",
+    "QuantizedTensor",
+    "Size",
+    "check_resume",
+    "decode_group",
+    "decode_tensor",
+    "write_files",
+    "write_model",
+]

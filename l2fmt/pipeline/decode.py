@@ -11,8 +11,8 @@ from l2fmt.container.entries import Group, Stream
 from l2fmt.container.reader import GroupBytes, Reader
 from l2fmt.dtypes import DType
 from l2fmt.errors import CorruptFileError
-from l2fmt.pipeline.encode import offset_classes
-from l2fmt.transforms import from_float32, from_parameters, join_field, to_float32
+from l2fmt.pipeline.fitting import offset_classes
+from l2fmt.transforms import Codebook, from_float32, from_parameters, join_field, to_float32
 
 _SLICE = 1 << 16  # elements dequantized at once: they stay in the processor's cache
 _CODER_NAMES = {number: name for name, number in _registry.CODERS.items()}
@@ -32,7 +32,8 @@ def decode_tensor(reader: Reader, name: str) -> np.ndarray:
 def decode_group(reader: Reader, number: int, outs: Sequence[np.ndarray] | None = None) -> dict[str, np.ndarray]:
     """Decode the tensors of a group: name -> array of its shape, `dtype.numpy`.
 
-    `outs` are one-dimensional contiguous arrays of `dtype.word`, one a tensor, to decode into; what they hold after an error means nothing.
+    `outs` are one-dimensional contiguous arrays of `dtype.word`, one a tensor, to decode into; what they hold after an
+    error means nothing.
     """
     group = reader.index.groups[number]
     reader.limits.check("max_tensor_bytes", max(t.nbytes for t in group.tensors), f"bytes of {group.label}")
@@ -60,7 +61,7 @@ def decode_group(reader: Reader, number: int, outs: Sequence[np.ndarray] | None 
 def _decode_bits(reader: Reader, group: Group, data: GroupBytes, words: np.ndarray) -> None:
     shift, *widths = group.parameters
     words[:] = 0
-    maps = _class_maps(reader, group, data)
+    maps = class_maps(reader, group, data)
     for number, (stream, width) in enumerate(zip(group.streams, widths, strict=True)):
         for start, symbols in _symbols(reader, stream, data.streams[number], group.symbols, maps[number]):
             join_field(words[start : start + symbols.size], symbols, shift)
@@ -74,11 +75,11 @@ def _decode_quantized(reader: Reader, group: Group, data: GroupBytes, out: np.nd
         None if raw is None else _scale(raw, dtype, group)
         for raw, dtype in zip((data.row_scales, data.column_scales), group.scales, strict=True)
     ]
-    plain = scales == [None, None]
+    plain = all(scale is None for scale in scales)
     if plain:
         codebook = from_float32(codebook, group.dtype)
     layout = group.layout
-    for start, symbols in _symbols(reader, stream, data.streams[0], group.symbols, _class_maps(reader, group, data)[0]):
+    for start, symbols in _symbols(reader, stream, data.streams[0], group.symbols, class_maps(reader, group, data)[0]):
         if stream.coder == _RAW and symbols.size and int(symbols.max()) >= codebook.size:
             raise CorruptFileError(f"{group.label}: symbol {symbols.max()} is beyond its codebook of {codebook.size}")
         for first in range(0, symbols.size, _SLICE):
@@ -102,7 +103,7 @@ def _codebook(reader: Reader, group: Group) -> np.ndarray:
     stream = group.streams[0]
     transform, offset = from_parameters(group.transform, group.parameters)
     if stream.coder == _RAW:
-        used = np.ones(len(transform.table) if hasattr(transform, "table") else 1 << stream.width, bool)
+        used = np.ones(transform.table.size if isinstance(transform, Codebook) else 1 << stream.width, bool)
     else:
         used = (np.isfinite(reader.table_sets[stream.table_set].cost_bits())).any(0)
     with np.errstate(over="ignore"):
@@ -127,11 +128,17 @@ def _symbols(
         return l2codec.iter_decode("raw", data, count, width=stream.width)
     tables = reader.table_sets[stream.table_set]
     return l2codec.iter_decode(
-        _CODER_NAMES[stream.coder], data, count, tables, classes, lanes=1 << stream.lane_bits, block_bits=stream.block_bits
+        _CODER_NAMES[stream.coder],
+        data,
+        count,
+        tables,
+        classes,
+        lanes=1 << stream.lane_bits,
+        block_bits=stream.block_bits,
     )
 
 
-def _class_maps(reader: Reader, group: Group, data: GroupBytes) -> list[ClassMap | int]:
+def class_maps(reader: Reader, group: Group, data: GroupBytes) -> list[ClassMap | int]:
     """Return the class map of each stream, decoded from the group's class vectors."""
     layout = group.layout
     sizes = (layout.rows, layout.columns, layout.positions)

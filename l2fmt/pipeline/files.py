@@ -54,8 +54,9 @@ def write_files(
 ) -> Size:
     """Write tensors to a path, a binary file object, or nowhere (None: the size is counted) and return the size.
 
-    With `max_shard_bytes`, tensors of more bytes than that in all are split: NAME.l2c becomes NAME-00001-of-0000N.l2c ... and NAME.l2c.index.json,
-    which is written last. Raises InputError for shards into a file object, and what `Writer` raises.
+    With `max_shard_bytes`, tensors of more bytes than that in all are split: NAME.l2c becomes NAME-00001-of-0000N.l2c
+    ... and NAME.l2c.index.json, which is written last. Raises InputError for shards into a file object, and what
+    `Writer` raises.
     """
     shards = [list(range(len(tensors)))]
     if max_shard_bytes is not None:

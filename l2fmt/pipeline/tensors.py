@@ -15,8 +15,9 @@ from l2fmt.transforms import Transform, round_mantissa
 class QuantizedTensor:
     """A tensor as integer codes: what an optimizer produces.
 
-    `codes` holds one signed integer an element, any integer dtype, in C order; `dtype` is that of the decoded tensor, one of F16, BF16,
-    F32, F64. `row_scale` (float32[shape[0]]) and `column_scale` (float32[shape[1]]) are optional (spec/transforms.md 7).
+    `codes` holds one signed integer an element, any integer dtype, in C order; `dtype` is that of the decoded tensor,
+    one of F16, BF16, F32, F64. `row_scale` (float32[shape[0]]) and `column_scale` (float32[shape[1]]) are optional
+    (spec/transforms.md 7).
     """
 
     name: str
@@ -36,12 +37,14 @@ class QuantizedTensor:
         if self.dtype.name not in ("F16", "BF16", "F32", "F64"):
             raise InputError(f"tensor {self.name!r}: {self.dtype} cannot be quantized, only F16, BF16, F32 and F64")
         if self.codes.dtype.kind not in "iu" or self.codes.size != prod(self.shape):
-            raise InputError(f"tensor {self.name!r}: {prod(self.shape)} integer codes are needed, not {self.codes.size} {self.codes.dtype}")
+            found = f"{self.codes.size} of {self.codes.dtype}"
+            raise InputError(f"tensor {self.name!r}: {prod(self.shape)} integer codes are needed, not {found}")
 
 
 @dataclass(frozen=True, eq=False)
 class PlainTensor:
-    """A tensor stored by its bits, read when needed: `load()` returns its elements as `dtype.numpy`, the same each time.
+    """A tensor stored by its bits, read when needed: `load()` returns its elements as `dtype.numpy`, the same each
+    time.
 
     With `mantissa_bits` floats are rounded to so many bits of mantissa, otherwise nothing is lost.
     """

@@ -1,4 +1,5 @@
-"""The quantizing transforms: what value an integer code stands for, and which code a weight gets (spec/transforms.md 3 to 6).
+"""The quantizing transforms: what value an integer code stands for, and which code a weight gets (spec/transforms.md 3
+to 6).
 
 A code `q` is a signed integer, 0 for a pruned weight; the symbol of a file is `q + offset`.
 """
@@ -66,7 +67,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Joint:
-    """Joint pruning and quantization: weights within `threshold` become 0, the rest cells of `step` (L2 paper, Eq. 11)."""
+    """Joint prune and quantize: 0 within `threshold`, cells of `step` beyond it (L2 paper, Eq. 11)."""
 
     step: float
     threshold: float
@@ -147,7 +148,9 @@ class Codebook:
 
     def parameters(self, offset: int) -> list[Any]:
         if offset != -self.lowest:
-            raise InputError(f"the codes of a codebook begin at {self.lowest}: the offset must be {-self.lowest}, not {offset}")
+            raise InputError(
+                f"the codes of a codebook begin at {self.lowest}: the offset must be {-self.lowest}, not {offset}"
+            )
         return [self.table.astype("<f4").tobytes()]
 
     def values(self, codes: np.ndarray) -> np.ndarray:

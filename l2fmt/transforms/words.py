@@ -16,7 +16,9 @@ _WIDTHS = {
 
 
 def field_widths(dtype: DType, drop: int = 0) -> tuple[int, ...]:
-    """Return the widths of the fields, low to high, that a writer cuts a word of `dtype` into without its low `drop` bits."""
+    """Return the widths of the fields, low to high, that a writer cuts a word of `dtype` into without its low `drop`
+    bits.
+    """
     widths = _WIDTHS.get(dtype.name, (8,) * (dtype.word_bits // 8))
     kept = []
     for width in widths:
@@ -43,10 +45,11 @@ def join_field(words: np.ndarray, field: np.ndarray, shift: int) -> None:
 
 
 def round_mantissa(values: np.ndarray, bits: int, dtype: DType | None = None) -> np.ndarray:
-    """Return floats rounded to nearest (ties to even) with `bits` mantissa bits; the relative error is at most 2^-(bits+1).
+    """Return floats rounded to nearest (ties to even) with `bits` mantissa bits; the relative error is at most
+    2^-(bits+1).
 
-    `values` holds elements of `dtype` (default: that of the array) as `dtype.numpy`. What would overflow, and infinities and
-    NaNs, keep all bits that the rounding leaves them: an infinity stays one, a NaN stays a NaN.
+    `values` holds elements of `dtype` (default: that of the array) as `dtype.numpy`. What would overflow, and
+    infinities and NaNs, keep all bits that the rounding leaves them: an infinity stays one, a NaN stays a NaN.
     """
     from l2fmt.dtypes import dtype_of
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from l2codec import ClassMap, FrequencyTable, TableSet, decode, encode
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from l2codec import ClassMap, CodecError, FrequencyTable, TableSet, _reference, code_length, recommended_layout
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from l2codec import CodecError, code_length, decode, encode, fit_classes
+
+from l2codec import CodecError, FrequencyTable, TableSet, assign_classes, code_length, decode, encode, fit_classes
 
 ORIGIN, ALPHABET = 40, 81
 
@@ -13,7 +14,7 @@ def laplace(scale, rng):
 
 
 def planted(shape, rng):
-    """Symbols whose scale is a product of row, column and position scales, and their true cost in bits."""
+    """Symbols whose scale is a product of row, column and position scales."""
     scale = np.ones(shape)
     for axis, n in enumerate(shape):
         scale = scale * np.exp2(rng.normal(0, 0.7, n)).reshape([-1 if a == axis else 1 for a in range(3)])
@@ -38,7 +39,9 @@ def test_planted_scales_are_found():
     sequences = [(planted(shape, rng), shape) for shape in shapes]
     tables, maps = fit_classes(sequences, ALPHABET, ORIGIN)
     bits = sum(code_length(s, tables, m) for (s, _), m in zip(sequences, maps, strict=True))
-    assert bits + side_bits(tables, maps) < 0.9 * sum(entropy_bits(s) for s, _ in sequences)
+    assert bits + side_bits(tables, maps) < 0.945 * sum(
+        entropy_bits(s) for s, _ in sequences
+    )  # 0.918 if all scales were known
     for (symbols, _), classes in zip(sequences, maps, strict=True):
         data = encode("rans", symbols, tables, classes, lanes=4)
         assert np.array_equal(decode("rans", data, symbols.size, tables, classes, lanes=4), symbols)
@@ -56,8 +59,39 @@ def test_ragged_rows_get_their_scales():
     symbols = laplace(scales, rng)
     tables, (classes,) = fit_classes([(symbols, lengths)], ALPHABET, ORIGIN)
     assert classes.column is None and classes.position is None
+    assert classes.row_lengths is not None
     assert np.array_equal(classes.row_lengths, lengths)
-    assert code_length(symbols, tables, classes) < 0.9 * entropy_bits(symbols)
+    assert code_length(symbols, tables, classes) < 0.91 * entropy_bits(symbols)  # 0.906 if all scales were known
+
+
+def test_a_large_model_is_sampled():
+    rng = np.random.default_rng(5)
+    scale = np.exp2(rng.normal(0, 0.7, (3000, 1))) * np.exp2(rng.normal(0, 0.7, (1, 1500)))
+    symbols = laplace(scale, rng).ravel()
+    tables, (classes,) = fit_classes([(symbols, (3000, 1500, 1))], ALPHABET, ORIGIN, passes=6)
+    assert classes.row is not None
+    assert classes.column is not None
+    assert code_length(symbols, tables, classes) + side_bits(tables, [classes]) < 0.93 * entropy_bits(symbols)
+
+
+def test_classes_for_given_tables():
+    rng = np.random.default_rng(0)
+    shape = (64, 48, 9)
+    symbols = planted(shape, rng)
+    tables, (fitted,) = fit_classes([(symbols, shape)], ALPHABET, ORIGIN)
+    assigned = assign_classes(symbols, shape, tables)
+    assert code_length(symbols, tables, assigned) < 1.02 * code_length(symbols, tables, fitted)
+    lengths = np.array([10, symbols.size - 10])
+    assert assign_classes(symbols, lengths, tables).size == symbols.size
+    assert assign_classes(symbols[:0], (0, 3, 1), tables).size == 0
+
+
+def test_assigned_classes_can_code_what_they_must():
+    tables = TableSet([FrequencyTable([255, 1, 0], 8), FrequencyTable([1, 1, 254], 8), FrequencyTable([0, 256, 0], 8)])
+    symbols = np.repeat(np.array([0, 2, 1], np.uint8), 20)
+    symbols[::20] = 1
+    classes = assign_classes(symbols, (3, 20, 1), tables)
+    assert np.isfinite(code_length(symbols, tables, classes))
 
 
 def test_structureless_symbols_get_one_table():
@@ -67,7 +101,9 @@ def test_structureless_symbols_get_one_table():
     assert classes.is_constant
 
 
-@pytest.mark.parametrize("sequences", [[], [(np.empty(0, np.uint8), (0, 5, 1))], [(np.empty(0, np.uint8), np.array([0, 0]))]])
+@pytest.mark.parametrize(
+    "sequences", [[], [(np.empty(0, np.uint8), (0, 5, 1))], [(np.empty(0, np.uint8), np.array([0, 0]))]]
+)
 def test_nothing_to_fit(sequences):
     tables, maps = fit_classes(sequences, ALPHABET, ORIGIN)
     assert len(tables) == 1

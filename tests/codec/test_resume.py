@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from l2codec import CodecError, CorruptStreamError, decode_segment, resume_points
-from l2codec.resume import count_points
+from l2codec.rans import count_points
 
 
 def arguments(case):

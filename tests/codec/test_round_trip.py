@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from l2codec import decode, encode
 
 relaxed = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from l2codec import CodecError, CorruptStreamError, FrequencyTable, TableSet, _quantize, _reference
 
 histograms = st.lists(st.integers(0, 1000) | st.integers(0, 3), min_size=1, max_size=40)
@@ -142,7 +143,8 @@ def test_the_serialised_form_is_canonical(seed):
 
 
 @pytest.mark.parametrize(
-    "arguments", [(0, 6, 8, 1), (65, 6, 8, 1), (1, 0, 8, 0), (1, 65537, 8, 0), (1, 6, 7, 1), (1, 6, 15, 1), (1, 6, 8, 6)]
+    "arguments",
+    [(0, 6, 8, 1), (65, 6, 8, 1), (1, 0, 8, 0), (1, 65537, 8, 0), (1, 6, 7, 1), (1, 6, 15, 1), (1, 6, 8, 6)],
 )
 def test_parameters_out_of_range_are_refused(arguments):
     with pytest.raises(CodecError):
@@ -151,7 +153,14 @@ def test_parameters_out_of_range_are_refused(arguments):
 
 def test_sets_must_share_their_form():
     a, b = FrequencyTable([256], 8), FrequencyTable([128, 128], 8)
-    for tables, origin in (([a, b], 0), ([a, FrequencyTable([512], 9)], 0), ([], 0), ([a] * 65, 0), ([a], 1), ([a], -1)):
+    for tables, origin in (
+        ([a, b], 0),
+        ([a, FrequencyTable([512], 9)], 0),
+        ([], 0),
+        ([a] * 65, 0),
+        ([a], 1),
+        ([a], -1),
+    ):
         with pytest.raises(CodecError):
             TableSet(tables, origin)
     assert TableSet([b], 0) != TableSet([b], 1)

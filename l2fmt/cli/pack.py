@@ -1,0 +1,77 @@
+"""`l2fmt pack`."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from l2fmt._registry import CODERS
+from l2fmt.cli import _output
+from l2fmt.cli._options import STREAM, ByteSize, open_target
+from l2fmt.cli._progress import Progress
+from l2fmt.optimize import method_names
+
+if TYPE_CHECKING:
+    from l2fmt.api import PackResult
+
+_PATTERN = "PATTERN"
+
+
+@click.command(short_help="Compress a model into a .l2c file.")
+@click.argument("source")
+@click.option("-o", "--output", help="The file to write, - for stdout; by default beside SOURCE, ending in .l2c.")
+@click.option("--target-ratio", type=float, metavar="R", help="Bytes of the tensors over bytes of the whole file.")
+@click.option("--bits", type=float, metavar="B", help="Bits of a quantized weight on average, tables included.")
+@click.option("--max-error", type=float, metavar="E", help="Largest relative mean squared error of a tensor.")
+@click.option("--lossless", is_flag=True, help="Keep every bit of every tensor.")
+@click.option("--method", type=click.Choice(method_names()), default="rd", show_default=True, help="How to quantize.")
+@click.option("--include", multiple=True, metavar=_PATTERN, help="Quantize only tensors of these names (may repeat).")
+@click.option("--exclude", multiple=True, metavar=_PATTERN, help="Do not quantize tensors of these names (may repeat).")
+@click.option("--keep", multiple=True, metavar=_PATTERN, help="Keep every bit of these, vectors too (may repeat).")
+@click.option("--coder", type=click.Choice(tuple(CODERS)), default="rans", show_default=True, help="Entropy coder.")
+@click.option("--key", help="The entry of a checkpoint that holds the weights, where that is not clear.")
+@click.option("--max-shard-size", type=ByteSize(), help="Split into files of at most so many bytes of tensors (5GB).")
+@click.option("--resume-interval", type=int, metavar="N", help="Add points to decode from every N symbols.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def pack(source: str, output: str | None, force: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Compress SOURCE into a .l2c file.
+
+    SOURCE is a .safetensors file, a state dict of torch.save (.pt, .pth, .bin), or a folder of Hugging Face. No data
+    are needed. Without --target-ratio, --bits, --max-error or --lossless a cautious default is used, and said.
+    """
+    given = [name for name in ("target_ratio", "bits", "max_error") if options[name] is not None]
+    if len(given) + options["lossless"] > 1:
+        raise click.UsageError("give at most one of --target-ratio, --bits, --max-error and --lossless")
+    target = open_target(source, output, ".l2c", force=force)
+    to_stdout = hasattr(target, "write")
+    if as_json and to_stdout:
+        raise click.UsageError("--json and the file both want stdout; give a file with -o")
+    model = sys.stdin.buffer if source == STREAM else source
+    from l2fmt import api
+
+    options["max_shard_bytes"] = options.pop("max_shard_size")
+    with Progress(quiet=quiet or as_json) as progress:
+        result = api.pack(model, target, overwrite=force, progress=progress, **options)
+    if as_json:
+        _output.json_data(_summary(result))
+    elif not quiet:
+        _report(result, "stdout" if to_stdout else str(target), bool(given))
+
+
+def _summary(result: "PackResult") -> dict[str, Any]:
+    return {"ratio": result.ratio} | {key: value for key, value in asdict(result).items() if key != "data"}
+
+
+def _report(result: "PackResult", name: str, has_target: bool) -> None:
+    sizes = f"{_output.count(result.original_bytes)} bytes of tensors in {_output.count(result.file_bytes)}"
+    done = f"{result.quantized} of {result.tensors} tensors quantized, {result.seconds:.1f} s"
+    _output.message(f"{name}: ratio {result.ratio:.2f}, {sizes}; {done}")
+    default = result.settings.get("options", {}).get("default_error")
+    if default is not None and not has_target:
+        kept = f"weights keep all but {100 * default:g} % of their energy"
+        _output.message(f"no target was given: {kept}; --target-ratio asks for a size")
+    for text in result.notes:
+        _output.message(f"note: {text}")

@@ -1,0 +1,222 @@
+"""Load and save tensors of PyTorch, under the names and signatures of `safetensors.torch`.
+
+Tensors that are tied, that is the same memory, are stored once and are the same object again when loaded. Tensors
+that only overlap are stored as independent copies.
+"""
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from l2fmt.container import Limits, TensorEntry
+from l2fmt.dtypes import DType, dtype_by_torch_name
+from l2fmt.errors import InputError, UnsupportedError
+from l2fmt.inputs.tensors import TensorMapping, identity
+from l2fmt.numpy import NUMPY_NAMES, NumpyFramework, as_bytes, own_metadata
+from l2fmt.pipeline import PlainTensor, write_files
+from l2fmt.store import Framework, LazyFile, Store, alias_names
+
+__all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
+
+Path = str | os.PathLike[str]
+Device = str | int | torch.device
+TORCH_NAMES = ("pt", "torch", "pytorch")
+
+
+def load_file(
+    filename: Path, device: Device = "cpu", *, dtype: torch.dtype | None = None, limits: Limits | None = None
+) -> dict[str, Tensor]:
+    """Load all tensors of a model: a `.l2c` file, a `.l2c.index.json`, or a folder that holds one of them.
+
+    Args:
+        device: "cpu"; move the tensors from there.
+        dtype: convert floating-point tensors to it.
+        limits: what the file may take, by default up to the machine's memory.
+
+    Checksums are always verified. Memory: the decoded tensors and the bytes of the largest one as stored.
+    Raises CorruptFileError naming the tensor, LimitExceededError, UnsupportedError, FileAccessError kinds.
+    """
+    with Store(filename, TorchFramework.of(device, dtype), limits=limits) as store:
+        return store.get_all()
+
+
+def load(data: bytes, *, dtype: torch.dtype | None = None, limits: Limits | None = None) -> dict[str, Tensor]:
+    """Load all tensors from the bytes of a file; otherwise as `load_file`."""
+    with Store(as_bytes(data), TorchFramework.of("cpu", dtype), limits=limits) as store:
+        return store.get_all()
+
+
+class safe_open(LazyFile[Any]):
+    """Open a model, decoding nothing yet: `LazyFile` says what it offers, `load_file` explains the arguments.
+
+    A context manager. `framework` is "pt" for tensors or "np" for arrays (see `l2fmt.numpy`).
+    """
+
+    def __init__(
+        self,
+        filename: Path,
+        framework: str = "pt",
+        device: Device = "cpu",
+        *,
+        dtype: Any = None,
+        limits: Limits | None = None,
+    ):
+        maker: Framework[Any] = TorchFramework.of(device, None if framework in NUMPY_NAMES else dtype)
+        if framework in NUMPY_NAMES:
+            maker = NumpyFramework.of(dtype)
+        elif framework not in TORCH_NAMES:
+            raise InputError(f"there is no framework {framework!r}; the frameworks are 'pt' and 'np'")
+        super().__init__(Store(filename, maker, limits=limits))
+
+
+def load_model(
+    model: nn.Module, filename: Path, strict: bool = True, device: Device = "cpu"
+) -> tuple[list[str], list[str]]:
+    """Load a file into a module and return the names (missing, unexpected); the module keeps its dtypes and devices.
+
+    Everything is decoded and checked before the module is touched. A name that is tied to one in the file is not
+    missing. Raises InputError for a tensor of another shape and, if `strict`, for missing and unexpected names;
+    otherwise as `load_file`.
+    """
+    tensors = load_file(filename, device)
+    origin = f"{os.fsdecode(filename)} does not fit the {type(model).__name__}"
+    own = model.state_dict()
+    for name, tensor in tensors.items():
+        if _is_real(mine := own.get(name)) and mine.shape != tensor.shape:
+            found, needed = list(tensor.shape), list(mine.shape)
+            raise InputError(f"tensor {name!r} has shape {found} in the file and {needed} in the module")
+    tied = alias_names({name: identity(t) if _is_real(t) and t.numel() else None for name, t in own.items()})
+    loaded = {tied.get(name, name) for name in tensors}
+    missing = [name for name in own if name not in tensors and tied.get(name, name) not in loaded]
+    unexpected = [name for name in tensors if name not in own]
+    if strict and (missing or unexpected):
+        problems = {"missing": missing, "unexpected": unexpected}
+        parts = [f"{what} {_listing(names)}" for what, names in problems.items() if names]
+        raise InputError(f"{origin}: {'; '.join(parts)}")
+    try:
+        model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"{origin}: {error}") from error
+    return missing, unexpected
+
+
+def save_file(
+    tensors: Mapping[str, Tensor],
+    filename: Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    max_shard_bytes: int | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Save tensors without loss, atomically; `l2fmt.pack` makes them smaller.
+
+    Keys of `metadata` that begin with "l2fmt." say how a file was made and are left out. `max_shard_bytes` splits
+    larger models into shards with an index. Raises InputError naming the tensor, FileAccessError kinds.
+    """
+    plain, aliases = _plain_tensors(tensors)
+    write_files(filename, plain, aliases, own_metadata(metadata), max_shard_bytes=max_shard_bytes, overwrite=overwrite)
+
+
+def save(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes of a file that holds the tensors without loss; otherwise as `save_file`."""
+    plain, aliases = _plain_tensors(tensors)
+    buffer = io.BytesIO()
+    write_files(buffer, plain, aliases, own_metadata(metadata))
+    return buffer.getvalue()
+
+
+def save_model(model: nn.Module, filename: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Save the state of a module without loss, tied weights once; otherwise as `save_file`."""
+    save_file(model.state_dict(), filename, metadata)
+
+
+@dataclass(frozen=True)
+class TorchFramework:
+    """Makes tensors in the CPU's memory; with `dtype` floating-point tensors are converted to it."""
+
+    dtype: torch.dtype | None = None
+
+    @classmethod
+    def of(cls, device: Device, dtype: torch.dtype | None) -> "TorchFramework":
+        """Return the framework for a device and dtype of the caller, or raise UnsupportedError or InputError."""
+        try:
+            kind = "cuda" if isinstance(device, int) else torch.device(device).type
+        except RuntimeError as error:
+            raise InputError(f"device {device!r} is unknown to torch; use 'cpu'") from error
+        if kind == "cuda":
+            raise UnsupportedError(
+                "decoding on a GPU is not in this version: load with device='cpu' and move the tensors with .to('cuda')"
+            )
+        if kind != "cpu":
+            raise UnsupportedError(f"device {str(device)!r}: load with device='cpu' and move the tensors")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"dtype {dtype} is no floating-point dtype of torch; only such tensors are converted")
+        return cls(dtype)
+
+    def allocate(self, entry: TensorEntry) -> tuple[Tensor, np.ndarray]:
+        dtype = getattr(torch, entry.dtype.torch_name, None)
+        if dtype is None:
+            raise UnsupportedError(
+                f"tensor {entry.name!r} is {entry.dtype}, which torch {torch.__version__} does not have; "
+                "l2fmt.numpy returns its bits"
+            )
+        try:
+            tensor = torch.empty(entry.shape, dtype=dtype)
+        except RuntimeError as error:  # how torch reports that memory is out
+            raise MemoryError(f"tensor {entry.name!r} takes {entry.nbytes} bytes: {error}") from error
+        return tensor, _bytes_of(tensor).view(entry.dtype.word)
+
+    def finish(self, tensor: Tensor, entry: TensorEntry) -> Tensor:
+        return tensor if self.dtype is None or not entry.dtype.is_float else tensor.to(self.dtype)
+
+    def part(self, tensor: Tensor, index: Any) -> Tensor:
+        return tensor[index].clone()
+
+
+def as_array(tensor: Tensor, name: str) -> tuple[np.ndarray, DType]:
+    """Return a dense CPU tensor as an array of the format's dtype that shares its memory if it is contiguous.
+
+    Raises InputError for a dtype that the format lacks.
+    """
+    try:
+        dtype = dtype_by_torch_name(str(tensor.dtype).removeprefix("torch."))
+    except InputError as error:
+        raise InputError(f"tensor {name!r}: {error}") from None
+    return _bytes_of(tensor.detach().contiguous()).view(dtype.numpy).reshape(tuple(tensor.shape)), dtype
+
+
+def _bytes_of(tensor: Tensor) -> np.ndarray:
+    """Return the memory of a contiguous tensor as uint8, whatever its shape and dtype."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def _plain_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[PlainTensor], dict[str, str]]:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"tensor {name!r} is a {type(tensor).__name__}; it must be a torch.Tensor")
+    if not tensors:
+        return [], {}
+    source = TensorMapping(tensors, "the model to save")
+    aliases = source.aliases()
+    plain = []
+    for name in source.names():
+        if name not in aliases:
+            _, dtype = as_array(torch.empty(0, dtype=tensors[name].dtype), name)
+            shape = tuple(tensors[name].shape)
+            plain.append(PlainTensor(name, dtype, shape, lambda name=name: as_array(source.get(name), name)[0]))
+    return plain, aliases
+
+
+def _is_real(value: Any) -> TypeGuard[Tensor]:
+    """Whether an entry of a state dict is a tensor with memory: no extra state, not lazy, not on the meta device."""
+    return isinstance(value, Tensor) and not nn.parameter.is_lazy(value) and not value.is_meta
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
