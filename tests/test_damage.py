@@ -107,7 +107,7 @@ def test_resume_points_must_fit_the_stream(model):
     wrong = replace(first, positions=first.positions + np.uint32(1))
     data = rewritten(model, sections=[("resume", build_resume([wrong, *others]))])
     verify(data, structure_only=True)
-    with pytest.raises(CorruptFileError, match="resume.*conv.weight"):
+    with pytest.raises(CorruptFileError, match=r"resume.*conv.weight"):
         verify(data)
 
 

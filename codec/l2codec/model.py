@@ -116,8 +116,8 @@ def code_length(symbols: np.ndarray, tables: TableSet, classes: ClassMap | int =
 def recommended_layout(bits: float, count: int) -> tuple[int, int]:
     """Return (lanes, block bits) for a rANS stream of `count` symbols that cost `bits` (spec 6, informative).
 
-    The most lanes, and for them the least block, that cost at most 0.06 %, so that a model whose small tensors cost more
-    stays below 0.1 % in all; blocks of 2**16 to 2**22 symbols bound the memory of a reader.
+    The most lanes, and for them the least block, that cost at most 0.06 %, so that a model whose small tensors cost
+    more stays below 0.1 % in all; blocks of 2**16 to 2**22 symbols bound the memory of a reader.
     """
     for lanes in (32, 16, 8, 4, 2):
         for block_bits in range(16, 23):

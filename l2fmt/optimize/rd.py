@@ -18,7 +18,7 @@ Three ideas, each without data:
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import log, log2, sqrt
+from math import inf, log, log2, sqrt
 from typing import ClassVar
 
 import numpy as np
@@ -29,11 +29,12 @@ from l2fmt.errors import TargetError
 from l2fmt.optimize.base import Budget, Measure, Progress, WeightTensor
 from l2fmt.optimize.search import search_size
 from l2fmt.pipeline import QuantizedTensor
-from l2fmt.transforms import Uniform
+from l2fmt.transforms import Uniform, from_float32, to_float32
 
 # The most levels on each side of zero: beyond it a table of 14 probability bits gets too coarse, and storing losslessly
 # is better.
 _MAX_CODE = 4000
+_TRIALS = 8  # to meet a largest error
 _UNSEEN_BITS = 4.0  # what a code without a count costs beyond the rarest one
 
 
@@ -67,7 +68,7 @@ class RateDistortion:
             return []
         model = _Model(self, tensors)
         if budget.max_error is not None:
-            return model.codes(model.scale_of_max_error(budget.max_error), progress)
+            return model.codes_within(budget.max_error, progress)
         if budget.file_bytes is None and budget.weight_bits is None:
             return model.codes(model.scale_of_mean_error(self.default_error), progress)
         if budget.file_bytes is not None:
@@ -105,9 +106,9 @@ class _Model:
         exponent = method.norm_exponent
         # A tensor of zeros has no scale: any step codes it.
         self.bases = [n**exponent * middle ** (1 - exponent) if n > 0 else 1.0 for n in norms]
-        self.finest_scale = (
-            max(peak / base for peak, base in zip(self.peaks, self.bases, strict=True)) / _MAX_CODE or 1.0
-        )
+        # The codes of a tensor are limited: below its own finest step a smaller scale no longer changes it.
+        self.finest_steps = [max(peak / _MAX_CODE, float(np.finfo(np.float32).tiny)) for peak in self.peaks]
+        self.finest_scale = min(step / base for step, base in zip(self.finest_steps, self.bases, strict=True))
 
     @property
     def relative_gains(self) -> list[float]:
@@ -122,20 +123,37 @@ class _Model:
         mean = float(np.mean(self.relative_gains))
         return max(sqrt(error / mean), self.finest_scale) if mean > 0 else self.finest_scale
 
-    def scale_of_max_error(self, error: float) -> float:
-        """Return the scale at which no tensor's relative error exceeds `error`: rounding errs by less than uniform
-        noise, or is checked.
-        """
+    def codes_within(self, error: float, progress: Progress) -> list[QuantizedTensor]:
+        """Return codes of which no tensor's relative squared error exceeds `error`, and the largest comes near it."""
         largest = max(self.relative_gains)
-        if largest == 0:
-            return self.finest_scale
-        scale = sqrt(error / largest)
-        if scale < self.finest_scale:
-            least = largest * self.finest_scale**2
-            raise TargetError(
-                f"a relative error of {error:g} needs finer steps than the format codes well; the least is {least:.3g}, or lossless"
-            )
-        return scale
+        scale = sqrt(error / largest) if largest > 0 else self.finest_scale
+        result: list[QuantizedTensor] | None = None
+        found = least = inf
+        for trial in range(1, _TRIALS + 1):
+            codes = self.codes(scale, lambda what, done, stage=f"trial {trial}": progress(f"{stage}: {what}", done))
+            found = max(self._relative_error(i, code) for i, code in enumerate(codes))
+            least = min(least, found)
+            if found <= error:
+                result = codes
+                if found >= 0.95 * error or trial > 2:
+                    break
+            if scale <= self.finest_scale and found > error:
+                break
+            # The error goes with the square of the scale; aim a little inside.
+            scale = max(scale * sqrt(0.98 * error / found) if found > 0 else scale * 2, self.finest_scale)
+        if result is None:
+            message = f"a relative error of {error:g} is too small: {least:.3g} can be reached"
+            raise TargetError(f"{message}, or use lossless")
+        return result
+
+    def _relative_error(self, number: int, code: QuantizedTensor) -> float:
+        weights = self.tensors[number].load().reshape(-1)
+        norm = self.norms[number]
+        if norm == 0:
+            return 0.0
+        values = to_float32(from_float32(code.transform.values(code.codes), code.dtype), code.dtype)
+        difference = values.astype(np.float64) - weights
+        return float(difference @ difference) / norm**2
 
     def first_scale(self, bits: float) -> float:
         """Return the scale at which plain rounding of a Gaussian source of each tensor's variance takes `bits` a
@@ -151,7 +169,10 @@ class _Model:
 
     def codes(self, scale: float, progress: Progress) -> list[QuantizedTensor]:
         """Return all codes with steps of `scale` times the base steps."""
-        steps = [float(np.float32(scale * base)) for base in self.bases]
+        steps = [
+            float(np.float32(max(scale * base, finest)))
+            for base, finest in zip(self.bases, self.finest_steps, strict=True)
+        ]
         codes = [np.empty(0, np.int16)] * len(steps)
         rounds = 1 + (self.method.refits if self.method.rate_weight > 0 else 0)
         fitted: tuple[TableSet, list[ClassMap]] | None = None

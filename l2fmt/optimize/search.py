@@ -41,9 +41,8 @@ def search_size(
             if size >= target * (1 - TOLERANCE):
                 return result
             if scale <= finest:
-                raise TargetError(
-                    f"the finest steps give {size:,} bytes, less than the {target:,} asked for; use a higher ratio, or lossless"
-                )
+                message = f"the finest steps give {size:,} bytes, less than the {target:,} asked for"
+                raise TargetError(f"{message}; use a higher ratio, or lossless")
             if below is None or scale < below[0]:
                 below = (scale, size)
         elif above is None or scale > above[0]:

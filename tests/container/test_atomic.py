@@ -113,6 +113,13 @@ def test_target_that_appears_meanwhile(tmp_path):
     target = tmp_path / "model.l2c"
     with pytest.raises(TargetExistsError), Writer(target):
         target.write_bytes(b"mine")
+    with pytest.raises(TargetExistsError), atomic_write(target):
+        pytest.fail("the target exists")
+    assert target.read_bytes() == b"mine"
+    target.unlink()
+    with pytest.raises(TargetExistsError), atomic_write(target) as file:
+        file.write(b"ours")
+        target.write_bytes(b"mine")
     assert target.read_bytes() == b"mine"
     assert os.listdir(tmp_path) == ["model.l2c"]
 

@@ -111,6 +111,7 @@ def test_writer_refuses():
         ("alphabet is 0", lambda: writer.add_table_set(dataclasses.replace(TABLES, alphabet=0))),
         ("control", lambda: writer.add_alias("\n", "a")),
         ("0 bytes", lambda: writer.add_section("", b"")),
+        ("not valid Unicode", lambda: writer.add_alias("c", "\ud800")),
         ("must be a string", lambda: Writer(metadata={"a": cast(str, 1)})),
         ("not valid Unicode", lambda: Writer(metadata={"\ud800": ""})),
         ("was not closed", writer.getvalue),
@@ -125,7 +126,12 @@ def test_writer_refuses():
         writer.add_alias("b", "a")
     writer.close()
     writer.close()
-    for call in (lambda: add(writer, "c"), lambda: writer.add_alias("d", "a"), lambda: writer.add_section("e", b"")):
+    for call in (
+        lambda: add(writer, "c"),
+        lambda: writer.add_alias("d", "a"),
+        lambda: writer.add_section("e", b""),
+        lambda: writer.add_table_set(TABLES),
+    ):
         with pytest.raises(InputError, match="closed"):
             call()
     with Reader(writer.getvalue()) as reader:

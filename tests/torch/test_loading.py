@@ -80,20 +80,20 @@ def test_limits_are_checked(model_path):
 
 
 def test_missing_paths_and_folders(tmp_path, model):
-    with pytest.raises(MissingFileError, match="nothing.l2c"):
+    with pytest.raises(MissingFileError, match=r"nothing.l2c"):
         load_file(tmp_path / "nothing.l2c")
     with pytest.raises(MissingFileError, match="without a model"):
         load_file(tmp_path)
     (tmp_path / "a.l2c").write_bytes(model)
     assert "exact" in load_file(tmp_path)
     (tmp_path / "b.l2c").write_bytes(model)
-    with pytest.raises(InputError, match="several models; choose one of a.l2c, b.l2c"):
+    with pytest.raises(InputError, match=r"several models; choose one of a.l2c, b.l2c"):
         load_file(str(tmp_path))
 
 
 def test_load_takes_bytes_and_no_path(model, model_path):
     assert load(model)["norm.steps"].item() == 12345
-    assert load(memoryview(model))["norm.steps"].item() == 12345
+    assert load(memoryview(model))["norm.steps"].item() == 12345  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="use load_file"):
         load(str(model_path))  # pyright: ignore[reportArgumentType]
 
@@ -106,7 +106,7 @@ def test_safe_open_is_lazy_and_says_what_is_there(model_path):
         assert file.dtype("table") == "BF16"
         assert file.shape("tied.weight") == (10, 16)
         assert file.get_tensors()["exact"].dtype == torch.float64
-        with pytest.raises(MissingTensorError, match="did you mean 'conv.bias'"):
+        with pytest.raises(MissingTensorError, match=r"did you mean 'conv.bias'"):
             file.get_tensor("conv.bais")
 
 

@@ -1,0 +1,92 @@
+"""The command line as its own process: pipes, exit codes, and what stderr gets."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+
+COMMAND = [sys.executable, "-c", "from l2fmt.cli import main; main(prog_name='l2fmt')"]
+
+
+def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    line = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(line, input=stdin, capture_output=True, timeout=120, check=False)
+
+
+def test_pipes_both_ways():
+    tensors = {"a.weight": torch.randn(30, 20), "b": torch.arange(4)}
+    packed = run("pack", "-", "-o", "-", "--lossless", stdin=safetensors.torch.save(tensors))
+    assert packed.returncode == 0 and packed.stdout.startswith(b"\x89L2C"), packed.stderr
+    assert b"stdout: ratio" in packed.stderr
+    assert json.loads(run("inspect", "-", "--json", stdin=packed.stdout).stdout)["file_bytes"] == len(packed.stdout)
+    unpacked = run("unpack", "-", stdin=packed.stdout)
+    assert unpacked.returncode == 0, unpacked.stderr
+    found = safetensors.torch.load(unpacked.stdout)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert unpacked.stderr == b""
+
+
+def test_exit_codes(model, flipped):
+    assert run("verify", "-", stdin=model).returncode == 0
+    damaged = run("verify", "-", stdin=flipped(model, 8 * 400))
+    assert damaged.returncode == 3 and damaged.stdout == b"" and damaged.stderr.startswith(b"error: ")
+    assert run("verify", "-", stdin=b"").returncode == 3
+    assert run("verify").returncode == 2
+    assert run("verify", "/nowhere/x.l2c").returncode == 1
+
+
+def test_a_reader_that_leaves_is_no_error_message(tmp_path):
+    from l2fmt.torch import save_file
+
+    save_file({f"layer.{i}.weight": torch.ones(1) for i in range(3000)}, tmp_path / "many.l2c")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        for arguments in (["inspect", "--no-sparsity"], ["inspect", "--json", "--no-sparsity"], ["unpack", "-o", "-"]):
+            command = [*COMMAND, arguments[0], str(tmp_path / "many.l2c"), *arguments[1:]]
+            done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+            assert (done.returncode, done.stderr) == (1, b""), arguments
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_bar_and_no_binary(model_path, tmp_path):
+    import pty
+    import termios
+
+    safetensors.torch.save_file({"w": torch.randn(40, 30)}, tmp_path / "net.safetensors")
+    manager, worker = pty.openpty()
+    termios.tcsetwinsize(worker, (24, 80))
+    command = [*COMMAND, "pack", str(tmp_path / "net.safetensors"), "-o", "-"]
+    done = subprocess.run(command, stdout=worker, stderr=subprocess.PIPE, timeout=120, check=False)
+    assert done.returncode == 2 and b"refusing to write a binary file to the terminal" in done.stderr
+    command = [*COMMAND, "pack", str(tmp_path / "net.safetensors")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=worker, timeout=120, check=False)
+    os.close(worker)
+    shown = os.read(manager, 1 << 16)
+    os.close(manager)
+    assert done.returncode == 0 and b"%|" in shown and b"net.l2c: ratio" in shown
+    quiet = run("pack", tmp_path / "net.safetensors", "--force")
+    assert b"%|" not in quiet.stderr
+
+
+def test_demo():
+    pytest.importorskip("sklearn")
+    done = run("demo")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert "bit for bit" in text and "ratio 8" in text
+    rows = {
+        name: line.split()
+        for line in text.splitlines()
+        for name in ("as trained", "lossless", "default", "ratio 8")
+        if line.startswith(name + "  ")
+    }
+    accuracy = {name: next(float(cell[:-1]) for cell in row if cell.endswith("%")) for name, row in rows.items()}
+    assert accuracy["lossless"] == accuracy["as trained"] <= accuracy["default"] + 0.5
+    assert float(rows["ratio 8"][3]) >= 8
