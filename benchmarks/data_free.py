@@ -3,7 +3,8 @@
     python -m benchmarks.data_free [-o results/data_free.csv] [--models resnet20 ...] [--ratios 4 6 8 10 12 | default]
 
 Each row packs the checkpoint into a file, verifies it, loads it, and evaluates the loaded tensors on the whole test
-set. The ratio is bytes of the tensors as given over bytes of the whole file. Rows that the output already has are not measured again.
+set. The ratio is bytes of the tensors as given over bytes of the whole file. Rows that the output already has are not
+measured again.
 """
 
 import argparse

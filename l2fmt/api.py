@@ -29,6 +29,7 @@ VECTOR_MANTISSA_BITS = 5
 # Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may
 # not, and are kept.
 _VECTOR_NAMES = ("weight", "bias", "running_mean", "running_var", "gamma", "beta")
+_LEAST_PEAK = 2.0**-100  # steps of smaller tensors would leave the normal numbers of float32
 _QUANTIZABLE = ("F16", "BF16", "F32", "F64")
 
 
@@ -192,11 +193,11 @@ class _Plan:
             array, dtype = as_array(model.get(name), name)
             load = partial(_load, model, name)
             if array.size and selection.quantizes(name, dtype, array.shape):
-                if np.isfinite(values := to_float32(array, dtype)).all():
+                obstacle = _obstacle(to_float32(array, dtype))
+                if obstacle is None:
                     self.weights.append(WeightTensor(name, dtype, array.shape, partial(_load_float32, model, name)))
                     continue
-                bad = np.count_nonzero(~np.isfinite(values))
-                self.notes.append(f"{name} holds {bad} values that are not finite, and is kept as it is")
+                self.notes.append(f"{name} {obstacle}, and is kept as it is")
             bits = VECTOR_MANTISSA_BITS if selection.rounds(name, dtype, array.shape) else None
             self._plain[name] = PlainTensor(name, dtype, array.shape, load, bits)
         for patterns in (selection.include, selection.exclude, selection.keep):
@@ -208,6 +209,15 @@ class _Plan:
         """Return all tensors in the model's order, the quantized ones with these codes."""
         by_name = {code.name: code for code in codes}
         return [by_name.get(name) or self._plain[name] for name in self.names]
+
+
+def _obstacle(weights: np.ndarray) -> str | None:
+    """Say why float32 weights cannot be quantized, or return None."""
+    bad = np.count_nonzero(~np.isfinite(weights))
+    if bad:
+        return f"holds {bad} values that are not finite numbers of float32"
+    peak = float(np.abs(weights).max())
+    return f"has no value beyond {peak:g}" if 0 < peak < _LEAST_PEAK else None
 
 
 def _load(model: ModelSource, name: str) -> np.ndarray:

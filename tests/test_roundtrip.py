@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import l2fmt.numpy
 from l2fmt.dtypes import DTYPES
-from l2fmt.errors import FormatError
+from l2fmt.errors import FormatError, InputError, TargetExistsError
 from l2fmt.torch import load, load_file, safe_open, save, save_file
 
 NAMES = sorted(DTYPES)
@@ -132,6 +132,22 @@ def test_shards(tmp_path):
             assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
     save_file(tensors, tmp_path / "single.l2c", max_shard_bytes=1 << 30)
     assert (tmp_path / "single.l2c").exists()
+
+
+def test_shards_replace_a_model_as_a_whole(tmp_path):
+    path = tmp_path / "model.l2c"
+    old, new = ({f"w{i}": torch.full((500,), value) for i in range(3)} for value in (1.0, 2.0))
+    save_file(old, path)
+    with pytest.raises(TargetExistsError):
+        save_file(new, path, max_shard_bytes=2000, overwrite=False)
+    save_file(old, path, max_shard_bytes=2000)
+    assert not path.exists() and load_file(path)["w2"][0] == 1
+    for value in (False, True):
+        with pytest.raises(InputError if value else TargetExistsError):
+            save_file(new | {"bad\n": torch.ones(500)}, path, max_shard_bytes=2000, overwrite=value)
+        assert len(list(tmp_path.iterdir())) == 4 and all(w[0] == 1 for w in load_file(path).values())
+    save_file(new, path, max_shard_bytes=2000)
+    assert len(list(tmp_path.iterdir())) == 4 and all(w[0] == 2 for w in load_file(path).values())
 
 
 def test_load_then_save_to_the_same_path(tmp_path):

@@ -11,22 +11,21 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False):
         self._bar: Any = None
-        self._stage = ""
+        self._stage = "reading"
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=1.0, bar_format=_FORMAT, file=sys.stderr, leave=False)
+            self._bar = tqdm(desc="reading", total=1.0, miniters=0, bar_format=_FORMAT, file=sys.stderr, leave=False)
 
     def __call__(self, stage: str, done: float) -> None:
         if self._bar is None:
             return
-        if stage != self._stage:
-            self._stage = stage
+        done = min(max(done, 0.0), 1.0)
+        if done < self._bar.n:  # another round: the time left is that of this one
             self._bar.reset(total=1.0)
-            self._bar.set_description_str(stage, refresh=False)
-        self._bar.n = min(max(done, 0.0), 1.0)
-        self._bar.update(0)
-        self._bar.refresh()
+        self._bar.set_description_str(stage, refresh=stage != self._stage)
+        self._stage = stage
+        self._bar.update(done - self._bar.n)
 
     def __enter__(self) -> Self:
         return self

@@ -42,10 +42,9 @@ def _show(rows: Sequence["TensorDifference"]) -> None:
         f"{sum(row.status == status for row in rows)} {status}" for status in dict.fromkeys(r.status for r in rows)
     ]
     _output.data(f"{len(rows)} tensors: {', '.join(counts)}")
-    compared = [row for row in rows if row.comparable]
-    if compared:
-        worst = max(compared, key=lambda row: row.relative_mse or 0.0)
-        farthest = max(compared, key=lambda row: row.max_error or 0.0)
+    if different := [row for row in rows if row.status == "different"]:
+        worst = max(different, key=lambda row: row.relative_mse or 0.0)
+        farthest = max(different, key=lambda row: row.max_error or 0.0)
         _output.data(f"largest relative MSE {worst.relative_mse:.3g} ({worst.name})")
         _output.data(f"largest error {farthest.max_error:.3g} ({farthest.name})")
 
@@ -56,10 +55,14 @@ def _row(row: "TensorDifference") -> tuple[str, ...]:
         _pair(_output.shape(row.shape_a), _output.shape(row.shape_b)),
         _pair(row.dtype_a or "-", row.dtype_b or "-"),
         row.status,
-        "-" if row.relative_mse is None else f"{row.relative_mse:.3e}",
-        "-" if row.max_error is None else f"{row.max_error:.3e}",
+        _number(row.relative_mse),
+        _number(row.max_error),
     )
 
 
 def _pair(a: str, b: str) -> str:
     return a if a == b or b == "-" else b if a == "-" else f"{a} / {b}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}" if value else "0"

@@ -44,7 +44,7 @@ class RateDistortion:
     without a budget.
     """
 
-    norm_exponent: float = 0.5
+    norm_exponent: float = 0.75
     kernel: float = 0.3
     row: float = 0.3
     rate_weight: float = 1.0

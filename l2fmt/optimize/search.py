@@ -31,11 +31,11 @@ def search_size(
     above: tuple[float, int] | None = None  # the coarsest trial that was too large
     below: tuple[float, int] | None = None  # the finest trial that fitted
     best: tuple[T, int] | None = None
-    largest_seen = 0
+    before = ""  # on which side of the target the last trial was
     for _ in range(_TRIALS):
         result, size = produce(scale)
-        largest_seen = max(largest_seen, size)
-        if size <= target:
+        side = "above" if size > target else "below"
+        if side == "below":
             if best is None or size > best[1]:
                 best = (result, size)
             if size >= target * (1 - TOLERANCE):
@@ -43,33 +43,25 @@ def search_size(
             if scale <= finest:
                 message = f"the finest steps give {size:,} bytes, less than the {target:,} asked for"
                 raise TargetError(f"{message}; use a higher ratio, or lossless")
-            if below is None or scale < below[0]:
-                below = (scale, size)
-        elif above is None or scale > above[0]:
+            below = (scale, size)
+        else:
+            if below is None and above is not None and size > 0.9999 * above[1] and scale > 2 * above[0]:
+                raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {size:,} bytes")
             above = (scale, size)
-        following = _next(scale, size, target * _AIM, weights, above, below)
-        following = max(following, finest)
-        if abs(log2(following / scale)) < 1e-6:
+        if above is not None and below is not None:
+            share = (above[1] - target * _AIM) / (above[1] - below[1])
+            # On a bent curve interpolation creeps along one side: then halve.
+            share = 0.5 if side == before else min(max(share, 0.02), 0.98)
+            following = 2 ** (log2(above[0]) + share * (log2(below[0]) - log2(above[0])))
+        else:
+            step = 8 * (size - target * _AIM) / weights
+            following = scale * 2 ** (min(max(step, -2.0), -0.02) if side == "below" else max(min(step, 2.0), 0.02))
+            if side == before:  # the slope is flatter than thought
+                following *= following / scale
+        before = side
+        if abs(log2(max(following, finest) / scale)) < 1e-6:
             break
-        scale = following
-        if size > target and scale > first(0.0) * 64:
-            break
-    if best is not None:  # sizes jump: small models have few codes to trade
+        scale = max(following, finest)
+    if best is not None:  # sizes jump: a small model has few codes to trade
         return best[0]
-    raise TargetError(
-        f"{target:,} bytes cannot be reached: the smallest result has {above[1] if above else largest_seen:,} bytes"
-    )
-
-
-def _next(
-    scale: float, size: int, aim: float, weights: int, above: tuple[float, int] | None, below: tuple[float, int] | None
-) -> float:
-    """Return the next scale to try: between a trial that was too large and one that fitted, by interpolation, else by
-    the slope.
-    """
-    if above is not None and below is not None and above[0] < below[0]:
-        share = (above[1] - aim) / max(above[1] - below[1], 1)
-        share = min(max(share, 0.05), 0.95)  # a curve that bends must not stall the search
-        return 2 ** (log2(above[0]) + share * (log2(below[0]) - log2(above[0])))
-    step = 8 * (size - aim) / weights
-    return scale * 2 ** min(max(step, -2.0), 2.0)
+    raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {above[1] if above else 0:,} bytes")

@@ -2,12 +2,16 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from l2fmt.container.atomic import check_target
 from l2fmt.container.shards import INDEX_SUFFIX, plan_shards, shard_names, write_shard_index
+from l2fmt.container.sources import translate_os_errors
 from l2fmt.container.writer import Writer, is_path
 from l2fmt.errors import InputError
 from l2fmt.pipeline.encode import Encoding, write_model
@@ -55,7 +59,7 @@ def write_files(
     """Write tensors to a path, a binary file object, or nowhere (None: the size is counted) and return the size.
 
     With `max_shard_bytes`, tensors of more bytes than that in all are split: NAME.l2c becomes NAME-00001-of-0000N.l2c
-    ... and NAME.l2c.index.json, which is written last. Raises InputError for shards into a file object, and what
+    ... and NAME.l2c.index.json, which appear together. Raises InputError for shards into a file object, and what
     `Writer` raises.
     """
     shards = [list(range(len(tensors)))]
@@ -66,26 +70,41 @@ def write_files(
         return _write_one(target, tensors, aliases, metadata, encoding, overwrite)
     if target is not None and not is_path(target):
         raise InputError("shards need a path to be written beside, not a file object")
-    path = None if target is None else Path(os.fsdecode(target))
-    stem = "model" if path is None else path.name.removesuffix(".l2c")
-    names = shard_names(stem, len(shards))
-    weight_map, file_bytes, weight_bytes = {}, 0, 0
-    for file, numbers in zip(names, shards, strict=True):
-        members = [tensors[i] for i in numbers]
-        held = {t.name for t in members}
-        own = {alias: name for alias, name in aliases.items() if name in held}
-        size = _write_one(None if path is None else path.with_name(file), members, own, metadata, encoding, overwrite)
-        file_bytes += size.file_bytes
-        weight_bytes += size.weight_bytes
-        weight_map |= dict.fromkeys([*held, *own], file)
-    total = sum(t.size * t.dtype.itemsize for t in tensors)
-    index = None if path is None else path.with_name(stem + INDEX_SUFFIX)
-    if index is not None:
-        write_shard_index(index, weight_map, total, overwrite=overwrite)
-        file_bytes += os.path.getsize(index)
-    else:
-        file_bytes += 64 + sum(len(name.encode()) + len(file) + 12 for name, file in weight_map.items())
-    return Size(file_bytes, weight_bytes)
+    path = Path("model.l2c" if target is None else os.fsdecode(target))
+    index = path.with_name(path.name.removesuffix(".l2c") + INDEX_SUFFIX)
+    names = shard_names(path.name.removesuffix(".l2c"), len(shards))
+    sizes, weight_map = [], {}
+    with nullcontext() if target is None else _replacing(path, [*names, index.name], overwrite) as folder:
+        for file, numbers in zip(names, shards, strict=True):
+            members = [tensors[i] for i in numbers]
+            held = {t.name for t in members}
+            own = {alias: name for alias, name in aliases.items() if name in held}
+            sizes.append(_write_one(folder and folder / file, members, own, metadata, encoding, overwrite))
+            weight_map |= dict.fromkeys([*held, *own], file)
+        if folder is None:
+            index_bytes = 64 + sum(len(name.encode()) + len(file) + 12 for name, file in weight_map.items())
+        else:
+            write_shard_index(folder / index.name, weight_map, sum(t.size * t.dtype.itemsize for t in tensors))
+            index_bytes = os.path.getsize(folder / index.name)
+    return Size(index_bytes + sum(size.file_bytes for size in sizes), sum(size.weight_bytes for size in sizes))
+
+
+@contextmanager
+def _replacing(path: Path, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
+    """Yield a folder to write files to; they move beside `path` together, when all are complete.
+
+    A single file `path` is then removed: it would be taken for the model.
+    """
+    for name in [path.name, *names]:
+        check_target(path.with_name(name), overwrite=overwrite)
+    with (
+        translate_os_errors(path, "write", (OSError,)),
+        tempfile.TemporaryDirectory(prefix=".l2fmt-", dir=path.parent) as folder,
+    ):
+        yield Path(folder)
+        for name in names:
+            os.replace(Path(folder, name), path.with_name(name))
+        path.unlink(missing_ok=True)
 
 
 def _write_one(

@@ -17,7 +17,7 @@ def fit_family(key: tuple, members: list[SymbolSequence], coder: str, n_tables: 
     """Fit the tables of a family and set the class map of each member, or its width where coding does not pay."""
     alphabet = key[-1]
     if coder == "raw" or sum(s.count for s in members) == 0:
-        for sequence in members:
+        for sequence in members if key[0] == "words" else []:  # codes keep the width of their alphabet
             _choose_raw(sequence, sequence.load())
         return None
     probability_bits = 12 if alphabet <= 256 else 14
