@@ -12,6 +12,7 @@ import csv
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import l2fmt
 from benchmarks.accuracy.models import MODELS
@@ -31,7 +32,7 @@ FIELDS = (
 )
 
 
-def measure(name: str, target: str) -> dict[str, object]:
+def measure(name: str, target: str) -> dict[str, Any]:
     """Pack one model at a target ratio, or "default", and evaluate it."""
     model = MODELS[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet20", "resnet32", "resnet56"], choices=sorted(MODELS))
     parser.add_argument("--ratios", nargs="+", default=["4", "6", "8", "10", "12"])
     arguments = parser.parse_args()
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     if arguments.output.exists():
         with arguments.output.open(newline="") as file:
             rows = list(csv.DictReader(file))

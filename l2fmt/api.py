@@ -2,30 +2,30 @@
 
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from l2fmt.container.atomic import check_target
 from l2fmt.container.writer import is_path
-from l2fmt.dtypes import DType, dtype_by_torch_name
+from l2fmt.dtypes import DType
 from l2fmt.errors import InputError, TargetError
 from l2fmt.inputs import ModelSource, open_source
 from l2fmt.optimize import Budget, WeightTensor, get_method
 from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, Size, write_files
+from l2fmt.torch import as_array
 from l2fmt.transforms import to_float32
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["PackResult", "pack"]
 
-__all__ = ["PackResult", "as_array", "pack"]
-
-VECTOR_MANTISSA_BITS = 5
+# Measured on networks of six kinds: at 6 the accuracy of none moves, at 5 those of MobileNet and YOLO begin to.
+VECTOR_MANTISSA_BITS = 6
 # Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may
 # not, and are kept.
 _VECTOR_NAMES = ("weight", "bias", "running_mean", "running_var", "gamma", "beta")
@@ -115,10 +115,18 @@ def pack(
         settings |= {} if lossless else {"options": chosen.settings, "vector_mantissa_bits": VECTOR_MANTISSA_BITS}
         texts = {**model.metadata(), **(metadata or {}), **_provenance(settings, model.nbytes)}
 
+        name = os.path.basename(os.fsdecode(target)) if is_path(target) else "model.l2c"
+        write = partial(
+            write_files,
+            aliases=plan.aliases,
+            metadata=texts,
+            encoding=encoding,
+            max_shard_bytes=max_shard_bytes,
+            name=name,
+        )
+
         def measure(codes: Sequence[QuantizedTensor]) -> Size:
-            return write_files(
-                None, plan.assemble(codes), plan.aliases, texts, encoding, max_shard_bytes=max_shard_bytes
-            )
+            return write(None, plan.assemble(codes))
 
         budget = Budget(
             file_bytes=None if target_ratio is None else _file_bytes(model.nbytes, target_ratio),
@@ -128,18 +136,8 @@ def pack(
         if budget.file_bytes is not None and not plan.weights:
             raise TargetError("there is nothing to quantize, so no ratio can be chosen; use lossless")
         codes = [] if lossless else chosen.quantize(plan.weights, budget, measure, progress)
-        progress("writing", 0.0)
         sink = io.BytesIO() if target is None else target
-        size = write_files(
-            sink,
-            plan.assemble(codes),
-            plan.aliases,
-            texts,
-            encoding,
-            max_shard_bytes=max_shard_bytes,
-            overwrite=overwrite,
-        )
-        progress("writing", 1.0)
+        size = write(sink, plan.assemble(codes), overwrite=overwrite, progress=partial(progress, "writing"))
         return PackResult(
             original_bytes=model.nbytes,
             file_bytes=size.file_bytes,
@@ -227,21 +225,6 @@ def _load(model: ModelSource, name: str) -> np.ndarray:
 def _load_float32(model: ModelSource, name: str) -> np.ndarray:
     array, dtype = as_array(model.get(name), name)
     return to_float32(array, dtype)
-
-
-def as_array(tensor: "Tensor", name: str) -> tuple[np.ndarray, DType]:
-    """Return a dense CPU tensor as an array of the format's dtype that shares its memory; raise InputError for other
-    dtypes.
-    """
-    try:
-        dtype = dtype_by_torch_name(str(tensor.dtype).removeprefix("torch."))
-    except InputError as error:
-        raise InputError(f"tensor {name!r}: {error}") from None
-    import torch
-
-    tensor = tensor.detach().contiguous()
-    flat = tensor.reshape(-1).view(torch.uint8).numpy().view(dtype.numpy)
-    return flat.reshape(tuple(tensor.shape)), dtype
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

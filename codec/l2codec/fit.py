@@ -17,6 +17,7 @@ from l2codec.tables import FrequencyTable, TableSet
 MAX_FITTED_TABLES = 32  # keeps row offsets from the base within [-31, 31]
 SAMPLE = 1 << 21  # symbols of a larger model to which tables are fitted before all of them are gone through
 TRIED = (1, 2, 4, 8, 12)  # numbers of tables tried besides the largest, where tables weigh something
+LEAST_SYMBOLS = 1000  # of a model for each table that is tried beyond the first: fewer never pay for one
 SPREADS = ((0.02, 0.98), (0.1, 0.98))  # quantiles of the rows' scales between which the tables are spread at first
 KEPT = 3  # starts that are followed to the end
 NEW_SYMBOL_BITS = 6  # what a symbol that is new to a table costs there beyond its code
@@ -47,6 +48,7 @@ def fit_classes(
         raise CodecError(f"classes can be fitted for 1 to {MAX_FITTED_TABLES} tables, not {n_tables}")
     parts = [Part.of(symbols, layout, alphabet) for symbols, layout in sequences]
     total = sum(part.symbols.size for part in parts)
+    n_tables = min(n_tables, 1 + total // LEAST_SYMBOLS)
     sampled = total > 2 * SAMPLE
     early = max(1, passes // 3)
     fits = []

@@ -119,6 +119,15 @@ def write_shard_index(
     overwrite: bool = False,
 ) -> None:
     """Write a `.l2c.index.json` atomically; `total_size` is the bytes of the decoded tensors."""
+    data = shard_index_bytes(weight_map, total_size, metadata=metadata)
+    with atomic_write(path, overwrite=overwrite) as file:
+        file.write(data)
+
+
+def shard_index_bytes(
+    weight_map: Mapping[str, str], total_size: int, *, metadata: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the content of a `.l2c.index.json`; raise InputError for names that a reader would refuse."""
     try:
         check_integer(total_size, 0, MAX_SIZE, "total_size")
         for name, shard in weight_map.items():
@@ -127,9 +136,7 @@ def write_shard_index(
     except FormatError as error:
         raise InputError(str(error)) from error
     content = {"metadata": {**(metadata or {}), "total_size": total_size}, "weight_map": dict(weight_map)}
-    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-    with atomic_write(path, overwrite=overwrite) as file:
-        file.write(text.encode() + b"\n")
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
 def shard_names(stem: str, count: int) -> list[str]:

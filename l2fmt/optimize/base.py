@@ -10,6 +10,7 @@ import numpy as np
 from l2fmt.dtypes import DType
 from l2fmt.errors import InputError
 from l2fmt.pipeline import QuantizedTensor, Size
+from l2fmt.transforms import from_float32, to_float32
 
 # A method is a module of this package with a class `METHOD`; naming them here keeps the others unimported.
 _METHODS = ("rd",)
@@ -64,6 +65,16 @@ class Method(Protocol):
     ) -> list[QuantizedTensor]:
         """Return the codes of all tensors, in order; raise TargetError if the budget cannot be met."""
         ...
+
+
+def relative_error(tensor: WeightTensor, code: QuantizedTensor) -> float:
+    """Return the squared error of the decoded tensor over the squares of its weights; 0 for a tensor of zeros."""
+    weights = tensor.load().reshape(-1)
+    values = code.transform.values(code.codes.reshape(-1))
+    decoded = to_float32(from_float32(values, code.dtype), code.dtype)
+    difference = decoded.astype(np.float64) - weights
+    energy = float(np.einsum("i,i->", weights, weights, dtype=np.float64))
+    return float(difference @ difference) / energy if energy > 0 else 0.0
 
 
 def method_names() -> tuple[str, ...]:

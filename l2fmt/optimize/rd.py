@@ -3,9 +3,9 @@
 Three ideas, each without data:
 
 * **One slope for all tensors.** With distortion h (w - w')^2 and the high-rate entropy-coded quantizer, one slope
-  lambda (distortion a bit) fixes every step: step^2 = 6 lambda / (h ln 2). `h` of a tensor is its norm to the power -2
-  `norm_exponent`: at 1 all layers may err by the same share of their energy times their size, at 0 all weights share
-  one step.
+  lambda (distortion a bit) fixes every step: step^2 = 6 lambda / (h ln 2). `h` of a tensor is the typical
+  norm of its rows to the power -2 `norm_exponent`: at 1 a layer may err by a share of its energy in proportion to its
+  size, which suits layers that a normalization follows; at 0 all weights share one step.
 * **Errors that cancel.** Inputs of a layer are correlated (after a ReLU they share a positive mean, and neighbouring
   pixels are alike), so the sums of a row's errors, over each kernel and over the row, do far more harm than their size.
   Rounding minimises d^T H d for a prior H = I + `kernel` (ones within a kernel) + `row` (ones within a row), by
@@ -26,22 +26,23 @@ import numpy as np
 import l2codec
 from l2codec import ClassMap, TableSet
 from l2fmt.errors import TargetError
-from l2fmt.optimize.base import Budget, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Budget, Measure, Progress, WeightTensor, relative_error
 from l2fmt.optimize.search import search_size
 from l2fmt.pipeline import QuantizedTensor
-from l2fmt.transforms import Uniform, from_float32, to_float32
+from l2fmt.transforms import Uniform
 
 # The most levels on each side of zero: beyond it a table of 14 probability bits gets too coarse, and storing losslessly
 # is better.
 _MAX_CODE = 4000
+_DEAD = 1e-3  # rows with a smaller share of the largest norm are as good as pruned
 _TRIALS = 8  # to meet a largest error
 _UNSEEN_BITS = 4.0  # what a code without a count costs beyond the rarest one
 
 
 @dataclass(frozen=True)
 class RateDistortion:
-    """Settings of the method, see the module; `default_error` is the mean over tensors of relative squared error
-    without a budget.
+    """Settings of the method, see the module; without a budget the mean over tensors, and in each
+    over its rows, of the relative squared error is `default_error`.
     """
 
     norm_exponent: float = 0.75
@@ -50,7 +51,7 @@ class RateDistortion:
     rate_weight: float = 1.0
     passes: int = 2
     refits: int = 1
-    default_error: float = 1e-3
+    default_error: float = 4e-4
     name: ClassVar[str] = "rd"
 
     @property
@@ -93,11 +94,13 @@ class _Model:
 
     def __init__(self, method: RateDistortion, tensors: Sequence[WeightTensor]):
         self.method, self.tensors = method, tensors
-        self.sizes, norms, self.peaks = [], [], []
+        self.sizes, norms, self.peaks, self.inverse_squares = [], [], [], []
         for tensor in tensors:
             weights = tensor.load()
             self.sizes.append(weights.size)
-            norms.append(float(np.linalg.norm(weights.reshape(-1).astype(np.float64))))
+            typical, inverse = _row_norms(weights)
+            norms.append(typical)
+            self.inverse_squares.append(inverse)
             self.peaks.append(float(np.abs(weights).max(initial=0)))
         self.size = sum(self.sizes)
         self.norms = norms
@@ -111,27 +114,29 @@ class _Model:
         self.finest_scale = min(step / base for step, base in zip(self.finest_steps, self.bases, strict=True))
 
     @property
-    def relative_gains(self) -> list[float]:
-        """Relative squared error of each tensor at scale 1, at high rate: size step^2 / (12 norm^2)."""
+    def error_gains(self) -> list[float]:
+        """Mean over each tensor's rows of their relative squared error at scale 1, n step^2 / (12 norm^2)."""
+        columns = [
+            size / (t.shape[0] if len(t.shape) > 1 else 1) for size, t in zip(self.sizes, self.tensors, strict=True)
+        ]
         return [
-            s * b * b / (12 * n * n) if n > 0 else 0.0
-            for s, b, n in zip(self.sizes, self.bases, self.norms, strict=True)
+            n * b * b / 12 * inverse for n, b, inverse in zip(columns, self.bases, self.inverse_squares, strict=True)
         ]
 
     def scale_of_mean_error(self, error: float) -> float:
-        """Return the scale at which the mean of the tensors' relative errors is about `error`."""
-        mean = float(np.mean(self.relative_gains))
+        """Return the scale at which the mean over tensors of `error_gains` is about `error`."""
+        mean = float(np.mean(self.error_gains))
         return max(sqrt(error / mean), self.finest_scale) if mean > 0 else self.finest_scale
 
     def codes_within(self, error: float, progress: Progress) -> list[QuantizedTensor]:
         """Return codes of which no tensor's relative squared error exceeds `error`, and the largest comes near it."""
-        largest = max(self.relative_gains)
-        scale = sqrt(error / largest) if largest > 0 else self.finest_scale
+        largest = max(self.error_gains)
+        scale = sqrt(error / largest) if largest > 0 else self.finest_scale  # a first guess: rows of equal norm
         result: list[QuantizedTensor] | None = None
         found = least = inf
         for trial in range(1, _TRIALS + 1):
             codes = self.codes(scale, lambda what, done, stage=f"trial {trial}": progress(f"{stage}: {what}", done))
-            found = max(self._relative_error(i, code) for i, code in enumerate(codes))
+            found = max(relative_error(t, code) for t, code in zip(self.tensors, codes, strict=True))
             least = min(least, found)
             if found <= error:
                 result = codes
@@ -146,26 +151,18 @@ class _Model:
             raise TargetError(f"{message}, or use lossless")
         return result
 
-    def _relative_error(self, number: int, code: QuantizedTensor) -> float:
-        weights = self.tensors[number].load().reshape(-1)
-        norm = self.norms[number]
-        if norm == 0:
-            return 0.0
-        values = to_float32(from_float32(code.transform.values(code.codes), code.dtype), code.dtype)
-        difference = values.astype(np.float64) - weights
-        return float(difference @ difference) / norm**2
-
     def first_scale(self, bits: float) -> float:
         """Return the scale at which plain rounding of a Gaussian source of each tensor's variance takes `bits` a
         weight.
         """
         # h(w) = log2(sigma sqrt(2 pi e)), and a step takes its logarithm off.
-        entropy = sum(
-            s * log2(n / sqrt(s) / b * sqrt(2 * np.pi * np.e))
-            for s, n, b in zip(self.sizes, self.norms, self.bases, strict=True)
-            if n > 0
-        )
-        return 2.0 ** (entropy / self.size - bits)
+        total, weights = 0.0, 0
+        for tensor, size, norm, base in zip(self.tensors, self.sizes, self.norms, self.bases, strict=True):
+            if norm > 0:
+                sigma = norm / sqrt(size / (tensor.shape[0] if len(tensor.shape) > 1 else 1))
+                total += size * log2(sigma / base * sqrt(2 * np.pi * np.e))
+                weights += size
+        return 2.0 ** (total / max(weights, 1) - bits)
 
     def codes(self, scale: float, progress: Progress) -> list[QuantizedTensor]:
         """Return all codes with steps of `scale` times the base steps."""
@@ -178,7 +175,7 @@ class _Model:
         fitted: tuple[TableSet, list[ClassMap]] | None = None
         for number in range(rounds):
             if number:
-                progress("fitting tables", (number - 0.5) / rounds)
+                progress("fitting tables", number / rounds)
                 fitted = _fit(codes, [t.shape for t in self.tensors])
             for i, tensor in enumerate(self.tensors):
                 progress("rounding", (number + i / len(steps)) / rounds)
@@ -213,6 +210,18 @@ class _Model:
         rows = weights.reshape(shape)
         round_correlated(rows, inverse, costs, classes, limit, kernel, row, trade_off, method.passes, codes)
         return codes.reshape(-1).astype(np.int16)
+
+
+def _row_norms(weights: np.ndarray) -> tuple[float, float]:
+    """Return the geometric mean of the norms of a tensor's rows, and the mean of their inverse squares; 0 for zeros.
+
+    A normalization that follows gives each row the same weight, whatever its norm: errors count against the norm of
+    their own row. Dead rows do not count.
+    """
+    rows = weights.reshape(weights.shape[0] if weights.ndim > 1 else 1, -1)
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    alive = norms[norms > _DEAD * norms.max(initial=0)]
+    return (float(np.exp(np.log(alive).mean())), float(np.mean(alive**-2.0))) if alive.size else (0.0, 0.0)
 
 
 def _as_rows(shape: tuple[int, ...]) -> tuple[int, int, int]:

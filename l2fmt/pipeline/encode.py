@@ -1,6 +1,6 @@
 """Encode a model: write its groups with fitted tables (spec/container.md 5, 6). Deterministic."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,17 +42,25 @@ class Encoding:
 
 
 def write_model(
-    writer: Writer, tensors: Iterable[QuantizedTensor | PlainTensor], encoding: Encoding | None = None
+    writer: Writer,
+    tensors: Iterable[QuantizedTensor | PlainTensor],
+    encoding: Encoding | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> int:
-    """Add tensors to a writer, in their order, and return the bytes of the quantized ones and their tables; the caller
-    closes it.
+    """Add tensors to a writer, in their order, and return the bytes of the quantized ones and their tables.
 
-    Memory: the codes of all quantized tensors (the caller's), and of plain tensors one at a time besides a sample.
+    The caller closes the writer. `progress` is called with the share done. Takes memory for the codes of all quantized
+    tensors (the caller's), and of plain tensors for one at a time besides a sample.
     """
     encoding = encoding or Encoding()
     tensors = list(tensors)
     groups, families = plan_groups(tensors)
-    sets = [fit_family(key, members, encoding.coder, encoding.tables) for key, members in families.items()]
+    steps = len(families) + len(groups)
+    report = progress or (lambda done: None)
+    sets = []
+    for key, members in families.items():
+        report(len(sets) / steps)
+        sets.append(fit_family(key, members, encoding.coder, encoding.tables))
     class_tables = fit_class_tables(families)
     weight_bytes = 0
     if class_tables is not None:
@@ -67,12 +75,14 @@ def write_model(
                 sequence.table_set, sequence.tables = number, tables
     resume = []
     for number, group in enumerate(groups):
+        report((len(families) + number) / steps)
         length, points = _write_group(writer, number, group, class_tables, encoding)
         resume += points
         weight_bytes += length if isinstance(group.tensors[0], QuantizedTensor) else 0
     if resume:
         writer.add_section(RESUME, build_resume(resume))
     writer.order(tensor.name for tensor in tensors)
+    report(1.0)
     return weight_bytes
 
 

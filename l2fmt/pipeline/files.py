@@ -3,14 +3,14 @@
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from l2fmt.container.atomic import check_target
-from l2fmt.container.shards import INDEX_SUFFIX, plan_shards, shard_names, write_shard_index
+from l2fmt.container.shards import INDEX_SUFFIX, plan_shards, shard_index_bytes, shard_names
 from l2fmt.container.sources import translate_os_errors
 from l2fmt.container.writer import Writer, is_path
 from l2fmt.errors import InputError
@@ -55,8 +55,10 @@ def write_files(
     *,
     max_shard_bytes: int | None = None,
     overwrite: bool = False,
+    name: str = "model.l2c",
+    progress: Callable[[float], None] | None = None,
 ) -> Size:
-    """Write tensors to a path, a binary file object, or nowhere (None: the size is counted) and return the size.
+    """Write tensors to a path, a binary file object, or nowhere (None: counted as if to `name`) and return the size.
 
     With `max_shard_bytes`, tensors of more bytes than that in all are split: NAME.l2c becomes NAME-00001-of-0000N.l2c
     ... and NAME.l2c.index.json, which appear together. Raises InputError for shards into a file object, and what
@@ -67,26 +69,26 @@ def write_files(
         sizes = {str(i): t.size * t.dtype.itemsize for i, t in enumerate(tensors)}
         shards = [[int(i) for i in shard] for shard in plan_shards(sizes, max_shard_bytes)] or shards
     if len(shards) == 1:
-        return _write_one(target, tensors, aliases, metadata, encoding, overwrite)
+        return _write_one(target, tensors, aliases, metadata, encoding, overwrite, progress)
     if target is not None and not is_path(target):
         raise InputError("shards need a path to be written beside, not a file object")
-    path = Path("model.l2c" if target is None else os.fsdecode(target))
+    path = Path(name if target is None else os.fsdecode(target))
     index = path.with_name(path.name.removesuffix(".l2c") + INDEX_SUFFIX)
     names = shard_names(path.name.removesuffix(".l2c"), len(shards))
     sizes, weight_map = [], {}
     with nullcontext() if target is None else _replacing(path, [*names, index.name], overwrite) as folder:
-        for file, numbers in zip(names, shards, strict=True):
+        for done, (file, numbers) in enumerate(zip(names, shards, strict=True)):
+            if progress is not None:
+                progress(done / len(shards))
             members = [tensors[i] for i in numbers]
             held = {t.name for t in members}
             own = {alias: name for alias, name in aliases.items() if name in held}
             sizes.append(_write_one(folder and folder / file, members, own, metadata, encoding, overwrite))
             weight_map |= dict.fromkeys([*held, *own], file)
-        if folder is None:
-            index_bytes = 64 + sum(len(name.encode()) + len(file) + 12 for name, file in weight_map.items())
-        else:
-            write_shard_index(folder / index.name, weight_map, sum(t.size * t.dtype.itemsize for t in tensors))
-            index_bytes = os.path.getsize(folder / index.name)
-    return Size(index_bytes + sum(size.file_bytes for size in sizes), sum(size.weight_bytes for size in sizes))
+        content = shard_index_bytes(weight_map, sum(t.size * t.dtype.itemsize for t in tensors))
+        if folder is not None:
+            (folder / index.name).write_bytes(content)
+    return Size(len(content) + sum(size.file_bytes for size in sizes), sum(size.weight_bytes for size in sizes))
 
 
 @contextmanager
@@ -114,10 +116,11 @@ def _write_one(
     metadata: Mapping[str, str],
     encoding: Encoding | None,
     overwrite: bool,
+    progress: Callable[[float], None] | None = None,
 ) -> Size:
     counter = None if is_path(target) else _Counter(target)
     with Writer(target if counter is None else counter, metadata=metadata, overwrite=overwrite) as writer:
         for alias, name in aliases.items():
             writer.add_alias(alias, name)
-        weight_bytes = write_model(writer, tensors, encoding)
+        weight_bytes = write_model(writer, tensors, encoding, progress)
     return Size(os.path.getsize(target) if counter is None else counter.count, weight_bytes)

@@ -48,8 +48,8 @@ def problem(seed, shape, limit=8, tables=3):
 
 def rounded(weights, costs, classes, limit, kernel, row, trade_off, passes=2):
     codes = np.clip(np.rint(weights), -limit, limit).astype(np.int32)
-    numbers = [f32(kernel), f32(row), f32(trade_off)]
-    round_correlated(weights, f32(1), costs, classes, limit, *numbers, passes, codes)
+    kernel, row, trade_off = f32(kernel), f32(row), f32(trade_off)
+    round_correlated(weights, f32(1), costs, classes, limit, kernel, row, trade_off, passes, codes)
     return codes
 
 

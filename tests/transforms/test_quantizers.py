@@ -53,7 +53,7 @@ def test_zero_codes_are_positive_zero():
         Geometric(0.2, 1.2),
         logarithmic(0.3, 0.05),
         exponential(0.8, 0.02, 120),
-        Codebook([0.3, -0.7, 0.0, 0.1]),
+        Codebook(np.array([0.3, -0.7, 0.0, 0.1])),
     ],
 )
 def test_codes_pick_a_value_near_the_weight(transform):
@@ -83,7 +83,9 @@ def test_joint_cells():
     assert transform.codes(weights).tolist() == [0, 0, 1, 1, 2, -1, 0]
 
 
-@pytest.mark.parametrize("transform", [Uniform(0.1), Joint(0.1, 0.2), Geometric(0.5, 1.25), Codebook([1.0, 2.0])])
+@pytest.mark.parametrize(
+    "transform", [Uniform(0.1), Joint(0.1, 0.2), Geometric(0.5, 1.25), Codebook(np.array([1.0, 2.0]))]
+)
 def test_parameters_round_trip(transform):
     offset = 0 if isinstance(transform, Codebook) else 7
     found, found_offset = from_parameters(transform.id, transform.parameters(offset))
