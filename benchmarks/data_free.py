@@ -75,7 +75,7 @@ def main() -> None:
                 continue
             rows.append(row := measure(name, target))
             with arguments.output.open("w", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+                writer: csv.DictWriter[str] = csv.DictWriter(file, FIELDS, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
             print(

@@ -17,7 +17,7 @@ from l2codec.tables import FrequencyTable, TableSet
 MAX_FITTED_TABLES = 32  # keeps row offsets from the base within [-31, 31]
 SAMPLE = 1 << 21  # symbols of a larger model to which tables are fitted before all of them are gone through
 TRIED = (1, 2, 4, 8, 12)  # numbers of tables tried besides the largest, where tables weigh something
-LEAST_SYMBOLS = 1000  # of a model for each table that is tried beyond the first: fewer never pay for one
+LEAST_SYMBOLS = 500  # for each table that is tried beyond the first: fewer hardly ever pay for one
 SPREADS = ((0.02, 0.98), (0.1, 0.98))  # quantiles of the rows' scales between which the tables are spread at first
 KEPT = 3  # starts that are followed to the end
 NEW_SYMBOL_BITS = 6  # what a symbol that is new to a table costs there beyond its code

@@ -11,7 +11,8 @@ def to_float32(array: np.ndarray, dtype: DType) -> np.ndarray:
         return (array.astype(np.uint32) << 16).view(np.float32)
     if dtype.name == "F8_E8M0":
         return np.ldexp(np.float32(1), array.astype(np.int32) - 127).astype(np.float32)
-    return array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite; signalling NaNs
+        return array.astype(np.float32, copy=False)
 
 
 def from_float32(values: np.ndarray, dtype: DType) -> np.ndarray:
@@ -21,5 +22,5 @@ def from_float32(values: np.ndarray, dtype: DType) -> np.ndarray:
         rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
         # A carry out of the largest finite mantissa gives infinity, as it must; a NaN must stay one.
         return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(dtype.numpy, copy=False)
