@@ -77,11 +77,9 @@ def codebook() -> FileBuilder:
     values = [0.5, -0.0, 3.0e38, -1.5, 1e-45, 2.25, 0.0, -7.0]
     table = np.array(values, "<f4")
     number = builder.tables([geometric_counts(8, 6, 9, (3, 4))], 9, 6)
-    for dtype in FLOATS:
-        coded = builder.coded("huffman" if dtype == "F64" else "range", number, (1, 24, 1), symbols=[*range(8)] * 3)
-        if dtype == "F64":
-            flat = builder.tables([[32] * 8], 8, 0)
-            coded = builder.coded("huffman", flat, (1, 24, 1), symbols=[*range(8)] * 3)
+    flat = builder.tables([[32] * 8], 8, 0)
+    for dtype, coder, tables in zip(FLOATS, ("rans", "range", "rans", "huffman"), (number,) * 3 + (flat,), strict=True):
+        coded = builder.coded(coder, tables, (1, 24, 1), symbols=[*range(8)] * 3)
         builder.group([(dtype, dtype, (24,))], CODEBOOK, [table.tobytes()], [coded])
         builder.values(dtype, dtype, (24,), table[coded.symbols])
     raw = builder.raw([4, 0, 2, 1, 3], 3)
