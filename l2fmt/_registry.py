@@ -28,6 +28,7 @@ DTYPES = {
     "F8_E4M3FNUZ": (16, 8, "float"),
     "F8_E5M2FNUZ": (17, 8, "float"),
     "F8_E8M0": (18, 8, "float"),
+    "F4_X2": (19, 8, "packed"),
 }
 
 TRANSFORMS = {"bits": 0, "uniform": 1, "joint": 2, "geometric": 3, "codebook": 4}

@@ -28,14 +28,15 @@ _ARRAY_NAMES = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
+    "F4_X2": "float4_e2m1fn_x2",
 }
 _MANTISSA_BITS = {"F16": 10, "BF16": 7, "F32": 23, "F64": 52, "C64": 23}
-_NOT_IN_NUMPY = {"BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0"}
+_NOT_IN_NUMPY = {"BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F4_X2"}
 
 
 @dataclass(frozen=True)
 class DType:
-    """An element type: `bits` is the size of an element, `kind` one of bool, uint, int, float, complex."""
+    """An element type: `bits` is the size of an element, `kind` one of bool, uint, int, float, complex, packed."""
 
     name: str
     id: int

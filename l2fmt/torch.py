@@ -193,7 +193,8 @@ def as_array(tensor: Tensor, name: str) -> tuple[np.ndarray, DType]:
 
 def _bytes_of(tensor: Tensor) -> np.ndarray:
     """Return the memory of a contiguous tensor as uint8, whatever its shape and dtype."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    # One element or none counts as contiguous whatever its stride, which `view` would refuse.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
 
 
 def _plain_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[PlainTensor], dict[str, str]]:

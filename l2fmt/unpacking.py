@@ -85,11 +85,17 @@ def _safetensors_header(
             raise InputError(f"a safetensors file cannot hold a tensor named {name!r}; use format='pt'")
         stored = _stored_dtype(entry, dtype)
         end = offset + entry.size * stored.itemsize
-        header[name] = {"dtype": stored.name, "shape": list(entry.shape), "data_offsets": [offset, end]}
+        name_there, shape = _as_safetensors(stored, entry.shape)
+        header[name] = {"dtype": name_there, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _HEADER_ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
+
+
+def _as_safetensors(dtype: DType, shape: tuple[int, ...]) -> tuple[str, list[int]]:
+    """Return dtype and shape as safetensors has them: it counts packed numbers one by one."""
+    return ("F4", [*shape[:-1], 2 * shape[-1]]) if dtype.name == "F4_X2" and shape else (dtype.name, list(shape))
 
 
 def _stored_dtype(entry: TensorEntry, dtype: "torch.dtype | None") -> DType:

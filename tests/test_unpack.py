@@ -30,7 +30,7 @@ def test_safetensors_with_every_name_and_the_metadata(model, tmp_path):
         assert file.metadata() == {"author": "nobody", "format": "pt"}
 
 
-@pytest.mark.parametrize("dtype", [name for name in DTYPES if name not in ("F8_E4M3FNUZ", "F8_E5M2FNUZ")])
+@pytest.mark.parametrize("dtype", [name for name in DTYPES if name not in ("F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4_X2")])
 def test_every_dtype_in_safetensors(dtype, tmp_path):
     kind = getattr(torch, DTYPES[dtype].torch_name)
     tensors = {
@@ -41,6 +41,15 @@ def test_every_dtype_in_safetensors(dtype, tmp_path):
     tensors["bytes"] = torch.arange(3, dtype=torch.uint8)
     unpack(save(tensors), tmp_path / "x.safetensors")
     assert same(safetensors.torch.load_file(tmp_path / "x.safetensors"), tensors)
+
+
+def test_packed_pairs_are_counted_one_by_one_in_safetensors(tmp_path):
+    pairs = torch.arange(8, dtype=torch.uint8).reshape(2, 4).view(torch.float4_e2m1fn_x2)
+    unpack(save({"x": pairs}), tmp_path / "x.safetensors")
+    with safetensors.safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.get_slice("x").get_dtype() == "F4"
+        found = file.get_tensor("x")
+    assert found.dtype == pairs.dtype and found.view(torch.uint8).tolist() == pairs.view(torch.uint8).tolist()
 
 
 @pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin"])

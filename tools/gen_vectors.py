@@ -52,10 +52,9 @@ def generate() -> tuple[dict[str, bytes], dict[str, Any]]:
         data = valid_tensors.CHANGED.get(name, bytes)(data)
         files[f"valid/{name}.l2c"] = data
         accepted.append({"file": f"valid/{name}.l2c", "about": _about(make)} | _digest(data) | _content(builder, data))
-    for name, (make, code) in invalid.FILES.items():
-        data = make()
-        files[f"invalid/{name}.l2c"] = data
-        refused.append({"file": f"invalid/{name}.l2c", "about": _about(make), "code": code} | _digest(data))
+    for name, (about, code, make) in invalid.FILES.items():
+        files[f"invalid/{name}.l2c"] = data = make()
+        refused.append({"file": f"invalid/{name}.l2c", "about": about, "code": code} | _digest(data))
     return files, {"valid": accepted, "invalid": refused}
 
 

@@ -71,6 +71,7 @@ def _decode_bits(reader: Reader, group: Group, data: GroupBytes, words: np.ndarr
 def _decode_quantized(reader: Reader, group: Group, data: GroupBytes, out: np.ndarray) -> None:
     stream = group.streams[0]
     codebook = _codebook(reader, group)
+    finite = np.isfinite(codebook) if stream.coder == _RAW else None
     scales = [
         None if raw is None else _scale(raw, dtype, group)
         for raw, dtype in zip((data.row_scales, data.column_scales), group.scales, strict=True)
@@ -80,8 +81,8 @@ def _decode_quantized(reader: Reader, group: Group, data: GroupBytes, out: np.nd
         codebook = from_float32(codebook, group.dtype)
     layout = group.layout
     for start, symbols in _symbols(reader, stream, data.streams[0], group.symbols, class_maps(reader, group, data)[0]):
-        if stream.coder == _RAW and symbols.size and int(symbols.max()) >= codebook.size:
-            raise CorruptFileError(f"{group.label}: symbol {symbols.max()} is beyond its codebook of {codebook.size}")
+        if finite is not None:
+            _check_raw(symbols, finite, group)
         for first in range(0, symbols.size, _SLICE):
             part = symbols[first : first + _SLICE]
             begin = start + first
@@ -98,12 +99,20 @@ def _decode_quantized(reader: Reader, group: Group, data: GroupBytes, out: np.nd
             target[:] = from_float32(values, group.dtype)
 
 
+def _check_raw(symbols: np.ndarray, finite: np.ndarray, group: Group) -> None:
+    """Check raw symbols, which no table limits, against what values of the codebook are finite."""
+    if symbols.size and int(symbols.max()) >= finite.size:
+        raise CorruptFileError(f"{group.label}: symbol {symbols.max()} is beyond its codebook of {finite.size}")
+    if not finite[symbols].all():
+        raise CorruptFileError(f"{group.label}: the value of a symbol is not finite")
+
+
 def _codebook(reader: Reader, group: Group) -> np.ndarray:
     """Return the float32 value of every symbol the stream can hold; those that no table codes may be anything."""
     stream = group.streams[0]
     transform, offset = from_parameters(group.transform, group.parameters)
     if stream.coder == _RAW:
-        used = np.ones(transform.table.size if isinstance(transform, Codebook) else 1 << stream.width, bool)
+        used = np.zeros(transform.table.size if isinstance(transform, Codebook) else 1 << stream.width, bool)
     else:
         used = (np.isfinite(reader.table_sets[stream.table_set].cost_bits())).any(0)
     with np.errstate(over="ignore"):

@@ -130,8 +130,9 @@ def _compare(name: str, a: "Tensor | None", b: "Tensor | None") -> TensorDiffere
 def _same_bits(a: "Tensor", b: "Tensor") -> bool:
     import torch
 
-    first, second = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b))
-    return torch.equal(first, second)
+    # One element or none counts as contiguous whatever its stride, which `view` would refuse.
+    flat = [tensor.contiguous().as_strided((tensor.numel(),), (1,)) for tensor in (a, b)]
+    return torch.equal(flat[0].view(torch.uint8), flat[1].view(torch.uint8))
 
 
 def _errors(a: "Tensor", b: "Tensor") -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """`l2fmt.torch`: the names and manners of safetensors."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -191,6 +192,16 @@ def test_what_cannot_be_saved_is_named(tmp_path, tensors, match):
     with pytest.raises(InputError, match=match):
         save_file(tensors, tmp_path / "x.l2c")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.from_numpy(np.empty(0, np.float32)), torch.ones(1).expand(0), torch.ones(4, 5)[:, 2][:1], torch.ones(9)[8]],
+    ids=["empty", "expanded to nothing", "one of a column", "one"],
+)
+def test_tensors_of_one_element_or_none_have_any_stride(tensor):
+    assert torch.equal(load(save({"x": tensor}))["x"], tensor)
+    assert l2fmt.diff({"x": tensor}, {"x": tensor})[0].status == "identical"
 
 
 def test_overwriting(tmp_path):

@@ -171,7 +171,8 @@ class FileBuilder:
     def values(self, name: str, dtype: str, shape: tuple[int, ...], values: np.ndarray) -> None:
         """Say what a tensor must decode to: float32 values, converted by torch."""
         converted = torch.from_numpy(values).to(getattr(torch, DTYPES[dtype].torch_name))
-        self.expected[name] = (dtype, shape, converted.view(torch.uint8).numpy().tobytes())
+        raw = converted.view(torch.uint8).numpy().tobytes() if values.size else b""
+        self.expected[name] = (dtype, shape, raw)
 
     def finish(self, *, deflated: bool = False) -> bytes:
         """Return the file. Its index is stored plain unless `deflated`: deflated bytes differ between builds of zlib."""

@@ -167,9 +167,11 @@ def floats() -> FileBuilder:
             if i:
                 _plain(builder, f"{dtype}-{i}", dtype, shape, words, widths)
                 continue
-            # Every value of the last field has a count.
-            size = 1 << widths[-1]
-            number = builder.tables([geometric_counts(size, size // 3, 13, (99, 100))], 13, size // 3)
+            counts = [0] * (1 << widths[-1])
+            for word in words:
+                counts[word >> DTYPES[dtype].word_bits - widths[-1]] += 1
+            counts[0] += 256 - len(words)
+            number = builder.tables([counts], 8, 0)
             shift, parts = 0, []
             for width in widths:
                 field = [word >> shift & (1 << width) - 1 for word in words]
