@@ -1,6 +1,6 @@
 """Speed and size of every coder on Laplace symbols, beside constriction's coders in the same run.
 
-    python benchmarks/bench_codec.py -o benchmarks/results/codec.json
+    python -m benchmarks.bench_codec -o benchmarks/results/codec.json
 
 One thread. Times are medians; the symbols are 31 letters around 15, at the entropies given. "class map" is the model
 that real weights get: K tables, selected by a row, a column and a position vector. Constriction's coders have one
@@ -9,18 +9,16 @@ table (`Categorical`).
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import constriction
-import numba
 import numpy as np
 
+from benchmarks.environment import environment
 from l2codec import ClassMap, FrequencyTable, TableSet, code_length, decode, encode
 
 ORIGIN, ALPHABET = 15, 31
@@ -43,7 +41,7 @@ def main() -> None:
         rows += bench_entropy(bits, arguments.symbols, arguments.tables, arguments.repeat)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        result = {"command": "benchmarks/bench_codec.py", "environment": environment(), "results": rows}
+        result = {"command": "benchmarks.bench_codec", "environment": environment(), "results": rows}
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -179,21 +177,6 @@ def median(call: Callable[[], object], repeat: int) -> float:
         call()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def environment() -> dict[str, str]:
-    root = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "commit": commit.stdout.strip() if commit.returncode == 0 else "uncommitted",
-        "cpu": models[0] if models else platform.processor(),
-        "python": platform.python_version(),
-        "numba": numba.__version__,
-        "numpy": np.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -135,7 +135,10 @@ def pack(
         )
         if budget.file_bytes is not None and not plan.weights:
             raise TargetError("there is nothing to quantize, so no ratio can be chosen; use lossless")
-        codes = [] if lossless else chosen.quantize(plan.weights, budget, measure, progress)
+        try:
+            codes = [] if lossless else chosen.quantize(plan.weights, budget, measure, progress)
+        except TargetError as error:
+            raise TargetError(f"{error} (the tensors have {model.nbytes:,} bytes)") from None
         sink = io.BytesIO() if target is None else target
         size = write(sink, plan.assemble(codes), overwrite=overwrite, progress=partial(progress, "writing"))
         return PackResult(

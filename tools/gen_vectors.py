@@ -2,8 +2,7 @@
 
 `spec/vectors/valid` holds files with the digests of what they decode to, `invalid` files that break one rule each with
 the code of the refusal; `manifest.json` describes both (spec/README.md). Nothing is fitted or drawn from a library: the
-bytes of a file change only if this script or the format does. A file that has been released is never changed, only added
-to.
+bytes of a file change only if this script or the format does. Released files are never changed; new ones are added.
 """
 
 import argparse
@@ -13,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vectors import invalid, valid_coding, valid_tensors
+from vectors import invalid, valid_coding, valid_tensors, valid_transforms
 from vectors.building import FileBuilder
 
 from l2fmt.container import Reader
@@ -45,7 +44,7 @@ def generate() -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files by name, and the manifest."""
     files: dict[str, bytes] = {}
     accepted, refused = [], []
-    builders = valid_coding.BUILDERS | valid_tensors.BUILDERS
+    builders = valid_coding.BUILDERS | valid_transforms.BUILDERS | valid_tensors.BUILDERS
     for name, make in builders.items():
         builder = make()
         data = builder.finish(deflated=name in valid_tensors.DEFLATED)
@@ -113,9 +112,20 @@ def _inflated(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _text(manifest: dict[str, Any]) -> str:
-    """Return the manifest with one line for each tensor, so that changes can be read."""
-    text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    return text + "\n"
+    """Return the manifest as JSON with one line for each file and each tensor."""
+    kinds = []
+    for kind, entries in manifest.items():
+        lines = []
+        for entry in entries:
+            tensors = [f"   {_line(tensor)}" for tensor in entry.get("tensors", ())]
+            line = _line(entry | ({"tensors": []} if tensors else {}))
+            lines.append("  " + (line[: -len("]}")] + "\n" + ",\n".join(tensors) + "]}" if tensors else line))
+        kinds.append(f' "{kind}": [\n' + ",\n".join(lines) + "\n ]")
+    return "{\n" + ",\n".join(kinds) + "\n}\n"
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 if __name__ == "__main__":

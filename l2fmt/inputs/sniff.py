@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from l2fmt.container.header import MAGIC
 from l2fmt.errors import InputError
 from l2fmt.inputs.base import ModelSource
 from l2fmt.inputs.safetensors_file import SafetensorsFile
@@ -38,6 +39,8 @@ def _describe(head: bytes) -> str:
         return "an empty file"
     if head.startswith(GIT_LFS):
         return "a Git LFS pointer in place of the file; fetch it with git lfs pull"
+    if head.startswith(MAGIC):
+        return "a .l2c file already, which unpack turns into safetensors"
     if head.startswith(PICKLES):
         return "a plain pickle, which only code can read"
     return f"an unknown format that starts with the bytes {head[:8].hex(' ')}"

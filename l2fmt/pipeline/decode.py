@@ -110,6 +110,8 @@ def _check_raw(symbols: np.ndarray, finite: np.ndarray, group: Group) -> None:
 def _codebook(reader: Reader, group: Group) -> np.ndarray:
     """Return the float32 value of every symbol the stream can hold; those that no table codes may be anything."""
     stream = group.streams[0]
+    if stream.coder == _RAW and not group.symbols:
+        return np.empty(0, np.float32)  # a codebook may then be empty
     transform, offset = from_parameters(group.transform, group.parameters)
     if stream.coder == _RAW:
         used = np.zeros(transform.table.size if isinstance(transform, Codebook) else 1 << stream.width, bool)

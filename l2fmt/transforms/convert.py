@@ -10,7 +10,8 @@ def to_float32(array: np.ndarray, dtype: DType) -> np.ndarray:
     if dtype.name == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     if dtype.name == "F8_E8M0":
-        return np.ldexp(np.float32(1), array.astype(np.int32) - 127).astype(np.float32)
+        with np.errstate(over="ignore"):  # 255, a NaN, comes out as infinity: as little a scale
+            return np.ldexp(np.float32(1), array.astype(np.int32) - 127).astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite; signalling NaNs
         return array.astype(np.float32, copy=False)
 

@@ -73,3 +73,10 @@ def test_random_bytes_raise_typed_errors(tmp_path: Path) -> None:
         noise = bytes(torch.randint(0, 256, (round_ * 7,), generator=generator).tolist())
         with pytest.raises(L2Error):
             open_source(heads[round_ % len(heads)] + noise)
+
+
+def test_a_packed_file_is_pointed_to_unpack():
+    import l2fmt.numpy
+
+    with pytest.raises(InputError, match=r"a \.l2c file already"):
+        open_source(l2fmt.numpy.save({}))

@@ -21,8 +21,9 @@ def sound() -> bytes:
     """Return a valid file of two groups: `coded` with class vectors, and the raw tensors `x` and `y`."""
     builder = FileBuilder(99, {"author": "nobody"}, class_tables=True)
     number = builder.tables([COUNTS, COUNTS[::-1]], 8, 2)
-    coded = builder.coded("rans", number, (2, 3, 1), row=[0, 1], symbols=[0, 1, 2, 3, 4, 2])
-    builder.group([("coded", "F32", (2, 3))], UNIFORM, [2, 0.5], [coded], ("F32", None), (struct.pack("<ff", 1, 2), b""))
+    coded = builder.coded("rans", number, (3, 2, 1), row=[0, 1, 0], symbols=[0, 1, 2, 3, 4, 2])
+    scales = (struct.pack("<3f", 1, 2, 3), b"")
+    builder.group([("coded", "F32", (3, 2))], UNIFORM, [2, 0.5], [coded], ("F32", None), scales)
     builder.group([("x", "U8", (2,)), ("y", "U8", (1,))], BITS, [0, 8], [builder.raw([1, 2, 3], 8)])
     builder.writer.add_alias("tied", "x")
     builder.writer.add_section("note", b"for nobody")
@@ -70,12 +71,18 @@ def stream(coder: str, tamper: Callable[[bytes], bytes], count: int = 11, **opti
     dyadic = [16, 64, 128, 32, 16]
     number = builder.tables([dyadic if coder == "huffman" else COUNTS], 8, 2)
     symbols = [i * i % 5 for i in range(count)]
-    coded = builder.raw(symbols, 3) if coder == "raw" else builder.coded(coder, number, (1, count, 1), symbols=symbols, **options)
+    coded = (
+        builder.raw(symbols, 3)
+        if coder == "raw"
+        else builder.coded(coder, number, (1, count, 1), symbols=symbols, **options)
+    )
     builder.group([("w", "F32", (count,))], UNIFORM, [2, 1.0], [replace(coded, data=tamper(coded.data))])
     return builder.finish()
 
 
-def quantized(transform: int, parameters: list[Any], symbols: list[int], *, scale: tuple[str, bytes] | None = None) -> bytes:
+def quantized(
+    transform: int, parameters: list[Any], symbols: list[int], *, scale: tuple[str, bytes] | None = None
+) -> bytes:
     """Return a file of one quantized tensor of shape (2, n / 2), its symbols raw."""
     builder = FileBuilder(96)
     coded = builder.raw(symbols, 3)
@@ -84,13 +91,13 @@ def quantized(transform: int, parameters: list[Any], symbols: list[int], *, scal
     return builder.finish()
 
 
-def group_bytes(position: int, value: int) -> bytes:
-    """Return the valid file with a byte of its first group changed, and the group's checksum right."""
+def group_bytes(position: int, bits: int) -> bytes:
+    """Return the valid file with bits of a byte of its first group turned, and the group's checksum right."""
     index, payload = split(sound())
     with Reader(sound()) as reader:
         length = reader.index.groups[0].length
     changed = bytearray(payload)
-    changed[position % length] = value
+    changed[position % length] ^= bits
     return edited((("groups", 0, 5), zlib.crc32(changed[:length])), data=assembled(index, bytes(changed)))
 
 

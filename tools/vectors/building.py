@@ -123,9 +123,7 @@ class FileBuilder:
             classes = ClassMap(layout, len(tables), base, **arrays)
         if symbols is None:
             symbols = self._drawn(tables, classes.slice(0, classes.size).tolist())
-        data = l2codec.encode(
-            coder, np.array(symbols, np.uint16), tables, classes, lanes=lanes, block_bits=block_bits
-        )
+        data = l2codec.encode(coder, np.array(symbols, np.uint16), tables, classes, lanes=lanes, block_bits=block_bits)
         mask = sum(1 << bit for bit, vector in enumerate(given.values()) if vector is not None)
         stream = Stream(CODERS[coder], 0, 0, number, base, mask, block_bits, lanes.bit_length() - 1)
         vectors = tuple((min(bit, 1), v) for bit, v in enumerate(given.values()) if v is not None)
@@ -175,7 +173,7 @@ class FileBuilder:
         self.expected[name] = (dtype, shape, raw)
 
     def finish(self, *, deflated: bool = False) -> bytes:
-        """Return the file. Its index is stored plain unless `deflated`: deflated bytes differ between builds of zlib."""
+        """Return the file, its index plain unless `deflated`: deflated bytes differ between builds of zlib."""
         self.writer.close()
         data = self.writer.getvalue()
         return data if deflated else with_plain_index(data)

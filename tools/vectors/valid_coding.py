@@ -4,8 +4,8 @@ import numpy as np
 
 import l2codec
 from l2codec import ClassMap
-from l2fmt.container import ResumePoints, build_resume
 from l2fmt._registry import BITS, UNIFORM
+from l2fmt.container import ResumePoints, build_resume
 
 from .building import FileBuilder, dyadic_counts, geometric_counts
 
