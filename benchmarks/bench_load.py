@@ -49,14 +49,15 @@ start = time.perf_counter()
 tensors = l2fmt.load_file(sys.argv[1])
 print(json.dumps({"import_torch": torch_time, "import_l2fmt": import_time, "load": time.perf_counter() - start}))
 """
+# Linux only; `ru_maxrss` would include the parent's memory, which a new process shares until it executes something.
 _PEAK = """
-import resource
 import numba
 import l2codec, l2fmt.torch
 for path in sys.argv[1:]:
     tensors = l2fmt.load_file(path)
-unit = 1 if sys.platform == "darwin" else 1024
-print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}))
+with open("/proc/self/status") as status:
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+print(json.dumps({"peak": peak * 1024}))
 """
 
 

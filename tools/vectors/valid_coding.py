@@ -1,5 +1,7 @@
 """Valid vectors of the entropy coders, tables and class vectors (spec/entropy-coding.md, spec/container.md 6, 8)."""
 
+from typing import Any
+
 import numpy as np
 
 import l2codec
@@ -98,7 +100,7 @@ def class_vectors() -> FileBuilder:
     tables = builder.tables([geometric_counts(ALPHABET, ORIGIN, 10, (k, 10)) for k in range(2, 9)], 10, ORIGIN)
     shape = (5, 6, 3, 2)
     for mask in range(1, 8):
-        vectors = {
+        vectors: dict[str, Any] = {
             name: builder.draws.offsets(reach, length)
             for bit, (name, reach, length) in enumerate((("row", 7, 5), ("column", 5, 6), ("position", 4, 6)))
             if mask >> bit & 1
@@ -126,7 +128,7 @@ def class_vectors_of_groups() -> FileBuilder:
         words = words[size:]
     # One tensor of C64 has one more dimension, real and imaginary parts.
     layout = (3, 4, 2)
-    vectors = {"row": [0, 1, -1], "column": [1, 0, 0, -1], "position": [1, -1]}
+    vectors: dict[str, Any] = {"row": [0, 1, -1], "column": [1, 0, 0, -1], "position": [1, -1]}
     parts = [builder.coded("rans", tables, layout, base=k, **(vectors if k % 2 else {})) for k in range(3)]
     parts.append(builder.raw(builder.draws.below(256, 24), 8))
     builder.group([("complex", "C64", (3, 4))], BITS, [0, 8, 8, 8, 8], parts)

@@ -1,6 +1,6 @@
 """Valid vectors of the quantizing transforms and scales (spec/transforms.md 1, 3 to 7)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,11 @@ F32 = np.float32
 
 
 def _quantized(
-    builder: FileBuilder, transform: int, parameters: list[float], value: Callable[[int], np.float32], label: str
+    builder: FileBuilder,
+    transform: int,
+    parameters: Sequence[np.floating],
+    value: Callable[[int], np.float32],
+    label: str,
 ) -> None:
     """Add a tensor of each float dtype with every code of the alphabet, and one whose symbols are raw."""
     number = builder.tables([geometric_counts(ALPHABET, ORIGIN, 10, (2, 3))], 10, ORIGIN)
