@@ -48,7 +48,7 @@ RULES = [
     (("tensors", 0), [], CorruptFileError, "array of 4"),
     (("tensors", 0), "bias", CorruptFileError, "array of 4"),
     (("tensors", 0), ["bias", 9, [5], 1, 0], CorruptFileError, "array of 4"),
-    (("tensors", 0, 1), 19, UnsupportedError, "dtype id 19"),
+    (("tensors", 0, 1), 1000, UnsupportedError, "dtype id 1000"),
     (("tensors", 0, 1), -1, CorruptFileError, "dtype is -1"),
     (("tensors", 0, 1), True, CorruptFileError, "dtype is True"),
     (("tensors", 0, 1), 9.0, CorruptFileError, "dtype is 9.0"),
