@@ -6,7 +6,7 @@ that only overlap are stored as independent copies.
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -81,7 +81,7 @@ def load_model(
     """Load a file into a module and return the names (missing, unexpected); the module keeps its dtypes and devices.
 
     Everything is decoded and checked before the module is touched. A name that is tied to one in the file is not
-    missing. Raises InputError for a tensor of another shape and, if `strict`, for missing and unexpected names;
+    missing, nor is a batch norm's `num_batches_tracked`, which torch does not ask for either. Raises InputError for a tensor of another shape and, if `strict`, for missing and unexpected names;
     otherwise as `load_file`.
     """
     tensors = load_file(filename, device)
@@ -93,7 +93,8 @@ def load_model(
             raise InputError(f"tensor {name!r} has shape {found} in the file and {needed} in the module")
     tied = alias_names({name: identity(t) if _is_real(t) and t.numel() else None for name, t in own.items()})
     loaded = {tied.get(name, name) for name in tensors}
-    missing = [name for name in own if name not in tensors and tied.get(name, name) not in loaded]
+    optional = set(_batch_counters(model))
+    missing = [n for n in own if n not in tensors and tied.get(n, n) not in loaded and n not in optional]
     unexpected = [name for name in tensors if name not in own]
     if strict and (missing or unexpected):
         problems = {"missing": missing, "unexpected": unexpected}
@@ -104,6 +105,13 @@ def load_model(
     except RuntimeError as error:
         raise InputError(f"{origin}: {error}") from error
     return missing, unexpected
+
+
+def _batch_counters(model: nn.Module) -> Iterator[str]:
+    """Yield the names of counters that older checkpoints lack: `load_state_dict` leaves them as they are."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            yield f"{name}.num_batches_tracked" if name else "num_batches_tracked"
 
 
 def save_file(
