@@ -81,8 +81,8 @@ def load_model(
     """Load a file into a module and return the names (missing, unexpected); the module keeps its dtypes and devices.
 
     Everything is decoded and checked before the module is touched. A name that is tied to one in the file is not
-    missing, nor is a batch norm's `num_batches_tracked`, which torch does not ask for either. Raises InputError for a tensor of another shape and, if `strict`, for missing and unexpected names;
-    otherwise as `load_file`.
+    missing, nor is a batch norm's `num_batches_tracked`, which torch does not ask for either. Raises InputError for a
+    tensor of another shape and, if `strict`, for missing and unexpected names; otherwise as `load_file`.
     """
     tensors = load_file(filename, device)
     origin = f"{os.fsdecode(filename)} does not fit the {type(model).__name__}"
