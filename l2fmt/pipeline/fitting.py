@@ -6,6 +6,7 @@ import numpy as np
 
 import l2codec
 from l2codec import ClassMap, FrequencyTable, TableSet
+from l2fmt.errors import InputError
 from l2fmt.pipeline.grouping import Families, SymbolSequence
 
 _SAMPLE = 1 << 23  # symbols of plain tensors that tables are fitted to
@@ -32,9 +33,12 @@ def fit_family(key: tuple, members: list[SymbolSequence], coder: str, n_tables: 
                 _choose_raw(sequence, symbols)
     else:
         loaded = [(s.load(), s.layout) for s in members]
-        tables, maps = l2codec.fit_classes(
-            loaded, alphabet, -key[1], n_tables=n_tables, probability_bits=probability_bits, passes=_PASSES
-        )
+        try:
+            tables, maps = l2codec.fit_classes(
+                loaded, alphabet, -key[1], n_tables=n_tables, probability_bits=probability_bits, passes=_PASSES
+            )
+        except l2codec.CodecError as error:  # more different codes than a table has counts
+            raise InputError(f"the codes of tensor {members[0].tensor.name!r} and others: {error}") from error
         for sequence, classes in zip(members, maps, strict=True):
             sequence.classes = classes
     if coder == "huffman":

@@ -176,6 +176,8 @@ def test_what_cannot_be_coded_is_refused():
         written([QuantizedTensor("w", DTYPES["F32"], (2, 2), np.full(4, 21), TRANSFORMS[3])])
     with pytest.raises(InputError, match="the step is too fine"):
         written([QuantizedTensor("w", DTYPES["F32"], (2, 1), np.array([0, 1 << 17]), Uniform(1.0))])
+    with pytest.raises(InputError, match="the codes of tensor 'w'"):
+        written([QuantizedTensor("w", DTYPES["F32"], (100, 200), np.arange(20000), Uniform(1.0))])
     with pytest.raises(InputError, match="there is no coder"):
         Encoding("zip")
     with pytest.raises(MissingTensorError):
