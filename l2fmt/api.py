@@ -18,13 +18,15 @@ from l2fmt.dtypes import DType
 from l2fmt.errors import InputError, TargetError
 from l2fmt.inputs import ModelSource, open_source
 from l2fmt.optimize import Budget, WeightTensor, get_method
+from l2fmt.optimize.search import TOLERANCE
 from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, Size, write_files
 from l2fmt.torch import as_array
 from l2fmt.transforms import to_float32
 
 __all__ = ["PackResult", "pack"]
 
-# Measured on networks of six kinds: at 6 the accuracy of none moves, at 5 those of MobileNet and YOLO begin to.
+# Measured (benchmarks/vector_precision.py): at 6 the accuracy of none of five networks falls, at 5 those of MobileNet
+# and YOLO do.
 VECTOR_MANTISSA_BITS = 6
 # Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may
 # not, and are kept.
@@ -141,6 +143,11 @@ def pack(
             raise TargetError(f"{error} (the tensors have {model.nbytes:,} bytes)") from None
         sink = io.BytesIO() if target is None else target
         size = write(sink, plan.assemble(codes), overwrite=overwrite, progress=partial(progress, "writing"))
+        if budget.file_bytes is not None and size.file_bytes < budget.file_bytes * (1 - TOLERANCE):
+            short = 1 - size.file_bytes / budget.file_bytes
+            plan.notes.append(
+                f"the file is {short:.1%} smaller than asked for: so few weights cannot meet a size exactly"
+            )
         return PackResult(
             original_bytes=model.nbytes,
             file_bytes=size.file_bytes,

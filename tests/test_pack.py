@@ -157,3 +157,11 @@ def test_progress_reports_stages(state):
     assert seen[-1] == ("writing", 1.0)
     assert all(0 <= done <= 1 for _, done in seen)
     assert np.unique([stage for stage, _ in seen]).size > 2
+
+
+def test_a_file_much_smaller_than_asked_for_is_said(state, monkeypatch):
+    state |= {f"more{i}": torch.randn(64, 64) for i in range(8)}
+    assert not l2fmt.pack(state, target_ratio=5).notes
+    monkeypatch.setattr("l2fmt.api.TOLERANCE", -1.0)  # as if no size came near
+    notes = l2fmt.pack(state, target_ratio=5).notes
+    assert any("smaller than asked for" in note for note in notes)

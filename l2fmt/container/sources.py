@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -25,7 +26,7 @@ _CHUNK = 1 << 20
 _MAX_READ = 1 << 30  # Linux reads at most 2 GiB at once
 
 
-class ByteSource:
+class ByteSource(ABC):
     """Random access to `size` bytes; `name` is what error messages call them. Safe to use from several threads."""
 
     name: str
@@ -45,10 +46,11 @@ class ByteSource:
             self._fill(data.data, offset)
         return data
 
+    @abstractmethod
     def _fill(self, buffer: memoryview, offset: int) -> None:
-        raise NotImplementedError
+        """Read bytes from `offset` on into all of `buffer`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most sources have nothing to release
         """Release what was opened for the source; reading afterwards is an error."""
 
 
