@@ -113,7 +113,7 @@ def pack(
     with open_source(source, key=key) as model:
         plan = _Plan(model, _Selection(include, exclude, keep, lossless))
         settings: dict[str, Any] = {"method": "lossless" if lossless else method, "coder": coder}
-        settings |= {name: value for name, value in budgets.items() if value is not None}
+        settings |= {name: float(value) for name, value in budgets.items() if value is not None}
         settings |= {} if lossless else {"options": chosen.settings, "vector_mantissa_bits": VECTOR_MANTISSA_BITS}
         texts = {**model.metadata(), **(metadata or {}), **_provenance(settings, model.nbytes)}
 

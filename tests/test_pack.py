@@ -147,7 +147,7 @@ def test_shards_hold_the_same_model(state, tmp_path):
 
 
 def test_equal_input_gives_equal_files(state):
-    first, second = (l2fmt.pack(state, target_ratio=5).data for _ in range(2))
+    first, second = (l2fmt.pack(state, target_ratio=ratio).data for ratio in (5, 5.0))
     assert first == second
 
 
