@@ -22,7 +22,7 @@ from l2fmt.errors import (
 )
 
 if TYPE_CHECKING:
-    from l2fmt.api import PackResult, pack
+    from l2fmt.api import PackResult, compress, pack
     from l2fmt.report import diff, inspect, verify
     from l2fmt.torch import load, load_file, load_model, safe_open, save, save_file, save_model
     from l2fmt.unpacking import unpack
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 # Public name -> the module that is imported when the name is first used.
 _LAZY = {
     "pack": "l2fmt.api",
+    "compress": "l2fmt.api",
     "unpack": "l2fmt.unpacking",
     "PackResult": "l2fmt.api",
     "inspect": "l2fmt.report",
@@ -62,6 +63,7 @@ __all__ = [
     "TargetExistsError",
     "UnsupportedError",
     "__version__",
+    "compress",
     "diff",
     "inspect",
     "load",

@@ -1,14 +1,15 @@
-"""`pack`: read a model, choose codes by a method, write a file."""
+"""`pack` and `compress`: read a model, choose codes by a method, write a file."""
 
+import hashlib
 import io
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,13 +18,16 @@ from l2fmt.container.writer import is_path
 from l2fmt.dtypes import DType
 from l2fmt.errors import InputError, TargetError
 from l2fmt.inputs import ModelSource, open_source
-from l2fmt.optimize import Budget, WeightTensor, get_method
+from l2fmt.optimize import Budget, Calibration, Compressed, WeightTensor, get_method
 from l2fmt.optimize.search import TOLERANCE
 from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, Size, write_files
 from l2fmt.torch import as_array
-from l2fmt.transforms import to_float32
+from l2fmt.transforms import from_float32, to_float32
 
-__all__ = ["PackResult", "pack"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["PackResult", "compress", "pack"]
 
 # Measured (benchmarks/vector_precision.py): at 6 the accuracy of none of five networks falls, at 5 those of MobileNet
 # and YOLO do.
@@ -40,7 +44,8 @@ class PackResult:
     """What `pack` did: sizes in bytes (`original_bytes` of the tensors as given), `ratio` of the whole file, seconds,
     notes for the user.
 
-    `data` is the file if no target was given.
+    `data` is the file if no target was given. Methods that train say which size they expected (`estimated_bytes`) and
+    the seconds of each phase.
     """
 
     original_bytes: int
@@ -51,6 +56,8 @@ class PackResult:
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     data: bytes | None = None
+    estimated_bytes: int | None = None
+    phases: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -66,6 +73,10 @@ def pack(
     bits: float | None = None,
     max_error: float | None = None,
     method: str = "rd",
+    options: Mapping[str, Any] | None = None,
+    module: "nn.Module | None" = None,
+    calibration: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     lossless: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -88,6 +99,11 @@ def pack(
         bits: average bits of a quantized weight, tables included, instead.
         max_error: largest relative mean squared error of a quantized tensor, instead. Without any of them the method's
             safe default is used.
+        method: "rd" needs no data; "l2" trains, and needs a module and calibration data.
+        options: settings of the method by name; "preset" names a set of them.
+        module: the model that `source` holds the weights of, if `source` is not a module itself. It is left as it is.
+        calibration: samples the module runs on: whatever `l2fmt.inputs.calibration.CalibrationSet.of` takes.
+        checkpoint: where a method that trains keeps its state; if the file exists, training goes on from there.
         lossless: keep every bit of every tensor.
         include, exclude: patterns (`fnmatch`) of names to quantize, of names not to; what is not quantized keeps every
             bit.
@@ -109,12 +125,19 @@ def pack(
         raise InputError(f"give one of target_ratio, bits, max_error and lossless, not {len(given) + lossless}")
     if is_path(target):
         check_target(target, overwrite=overwrite)
-    chosen = get_method(method)
+    chosen = get_method(method, options)
+    if lossless and (options or calibration is not None):
+        raise InputError("lossless packing has no options and needs no calibration data")
     with open_source(source, key=key) as model:
         plan = _Plan(model, _Selection(include, exclude, keep, lossless))
         settings: dict[str, Any] = {"method": "lossless" if lossless else method, "coder": coder}
         settings |= {name: float(value) for name, value in budgets.items() if value is not None}
         settings |= {} if lossless else {"options": chosen.settings, "vector_mantissa_bits": VECTOR_MANTISSA_BITS}
+        calibrated = None
+        if chosen.needs_module and not lossless:
+            calibrated = _calibration(method, source, model, plan, module, calibration, checkpoint)
+            settings["calibration"] = {"samples": calibrated.samples.count, "sha256": calibrated.samples.digest}
+            plan.notes += calibrated.samples.notes
         texts = {**model.metadata(), **(metadata or {}), **_provenance(settings, model.nbytes)}
 
         name = os.path.basename(os.fsdecode(target)) if is_path(target) else "model.l2c"
@@ -127,8 +150,8 @@ def pack(
             name=name,
         )
 
-        def measure(codes: Sequence[QuantizedTensor]) -> Size:
-            return write(None, plan.assemble(codes))
+        def measure(codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray] | None = None) -> Size:
+            return write(None, plan.assemble(codes, vectors or {}))
 
         budget = Budget(
             file_bytes=None if target_ratio is None else _file_bytes(model.nbytes, target_ratio),
@@ -138,11 +161,16 @@ def pack(
         if budget.file_bytes is not None and not plan.weights:
             raise TargetError("there is nothing to quantize, so no ratio can be chosen; use lossless")
         try:
-            codes = [] if lossless else chosen.quantize(plan.weights, budget, measure, progress)
+            found = Compressed([])
+            if not lossless:
+                found = chosen.quantize(plan.weights, budget, measure, progress, calibrated)
         except TargetError as error:
             raise TargetError(f"{error} (the tensors have {model.nbytes:,} bytes)") from None
         sink = io.BytesIO() if target is None else target
-        size = write(sink, plan.assemble(codes), overwrite=overwrite, progress=partial(progress, "writing"))
+        plan.notes += found.notes
+        size = write(
+            sink, plan.assemble(found.codes, found.vectors), overwrite=overwrite, progress=partial(progress, "writing")
+        )
         if budget.file_bytes is not None and size.file_bytes < budget.file_bytes * (1 - TOLERANCE):
             short = 1 - size.file_bytes / budget.file_bytes
             plan.notes.append(
@@ -152,12 +180,30 @@ def pack(
             original_bytes=model.nbytes,
             file_bytes=size.file_bytes,
             tensors=len(plan.names),
-            quantized=len(codes),
+            quantized=len(found.codes),
             seconds=time.monotonic() - start,
             settings=settings,
             notes=plan.notes,
             data=sink.getvalue() if target is None else None,
+            estimated_bytes=found.estimated_bytes,
+            phases=dict(found.phases),
         )
+
+
+def compress(
+    model: "nn.Module",
+    calibration: Any,
+    target: Any = None,
+    *,
+    target_ratio: float | None = 12,
+    method: str = "l2",
+    **settings: Any,
+) -> PackResult:
+    """Compress a module that can run, with calibration data; `pack` says what the arguments mean.
+
+    The module is left as it is: `l2fmt.load_model(module, target)` loads the result into it.
+    """
+    return pack(model, target, calibration=calibration, target_ratio=target_ratio, method=method, **settings)
 
 
 @dataclass(frozen=True)
@@ -213,10 +259,67 @@ class _Plan:
                 if not any(fnmatchcase(name, pattern) for name in model.names()):
                     self.notes.append(f"no tensor matches {pattern!r}")
 
-    def assemble(self, codes: Sequence[QuantizedTensor]) -> list[QuantizedTensor | PlainTensor]:
-        """Return all tensors in the model's order, the quantized ones with these codes."""
-        by_name = {code.name: code for code in codes}
-        return [by_name.get(name) or self._plain[name] for name in self.names]
+    @property
+    def vectors(self) -> frozenset[str]:
+        """The tensors that are rounded, and that a method may change."""
+        return frozenset(name for name, plain in self._plain.items() if plain.mantissa_bits is not None)
+
+    def assemble(
+        self, codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray]
+    ) -> list[QuantizedTensor | PlainTensor]:
+        """Return all tensors in the model's order, quantized ones with these codes, plain ones with these values."""
+        result: dict[str, QuantizedTensor | PlainTensor] = dict(self._plain)
+        for name, values in vectors.items():
+            plain = self._plain[name]
+            converted = from_float32(np.ascontiguousarray(values, np.float32), plain.dtype)
+            result[name] = replace(plain, load=lambda converted=converted: converted)
+        result |= {code.name: code for code in codes}
+        return [result[name] for name in self.names]
+
+
+def _calibration(
+    method: str,
+    source: Any,
+    model: ModelSource,
+    plan: _Plan,
+    module: "nn.Module | None",
+    data: Any,
+    checkpoint: str | os.PathLike[str] | None,
+) -> Calibration:
+    """Return the module with the weights of the source, and the samples; raise InputError for what does not fit."""
+    from copy import deepcopy
+
+    from torch import nn
+
+    from l2fmt.inputs.calibration import CalibrationSet
+
+    if module is None and not isinstance(source, nn.Module):
+        raise InputError(f"method {method} runs the model: give the module, not only its weights (--model)")
+    if data is None:
+        raise InputError(f"method {method} needs calibration data (--calibration)")
+    running = source if module is None else module
+    if running is not source:
+        running = deepcopy(running)
+        tensors = {name: model.get(name) for name in model.names()}
+        own = running.state_dict()
+        for name, tensor in tensors.items():
+            if name in own and own[name].shape != tensor.shape:
+                shapes = f"{list(tensor.shape)} in the checkpoint and {list(own[name].shape)} in the model"
+                raise InputError(f"tensor {name!r} has shape {shapes}")
+        missing, unexpected = running.load_state_dict(tensors, strict=False)
+        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        if missing or unexpected:
+            problem = f"it lacks {missing[0]!r}" if missing else f"the model has no {unexpected[0]!r}"
+            raise InputError(f"the checkpoint does not fit the {type(running).__name__}: {problem}")
+    fingerprint = ""
+    if checkpoint is not None:
+        digest = hashlib.sha256()
+        for weight in plan.weights:
+            digest.update(weight.name.encode() + np.ascontiguousarray(weight.load()).tobytes())
+        fingerprint = digest.hexdigest()
+        checkpoint = os.fspath(checkpoint)
+    samples = CalibrationSet.of(data)
+    return Calibration(running, samples, plan.vectors, VECTOR_MANTISSA_BITS, checkpoint, fingerprint)
 
 
 def _obstacle(weights: np.ndarray) -> str | None:

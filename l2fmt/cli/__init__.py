@@ -12,6 +12,7 @@ from l2fmt.cli.demo import demo
 from l2fmt.cli.diff import diff
 from l2fmt.cli.inspect import inspect
 from l2fmt.cli.pack import pack
+from l2fmt.cli.plot import plot
 from l2fmt.cli.unpack import unpack
 from l2fmt.cli.verify import verify
 from l2fmt.errors import L2Error
@@ -101,5 +102,5 @@ def main(ctx: click.Context) -> None:
 
 
 main.params.append(_verbose_option())
-for _command in (pack, unpack, inspect, verify, diff, demo):
+for _command in (pack, unpack, inspect, verify, diff, plot, demo):
     main.add_command(_command)

@@ -1,5 +1,6 @@
-"""What commands share: the target of a command, and values with units."""
+"""What commands share: the target of a command, values with units, and settings by name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,27 @@ class ByteSize(click.ParamType):
         if size <= 0:
             self.fail("a size must be positive", param, ctx)
         return size
+
+
+class Setting(click.ParamType):
+    """A setting by name: KEY=VALUE, the value as JSON if it is that, as text otherwise."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        key, separator, text = str(value).partition("=")
+        if not separator or not key.isidentifier():
+            self.fail(f"{value!r} is no setting; examples: rounds=3, transform=joint", param, ctx)
+        try:
+            return key, json.loads(text, parse_constant=_refuse_constant)
+        except ValueError:
+            return key, text
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def open_target(source: str, output: str | None, suffix: str, *, force: bool) -> Any:

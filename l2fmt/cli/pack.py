@@ -1,6 +1,8 @@
 """`l2fmt pack`."""
 
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +10,7 @@ import click
 
 from l2fmt._registry import CODERS
 from l2fmt.cli import _output
-from l2fmt.cli._options import STREAM, ByteSize, open_target
+from l2fmt.cli._options import STREAM, ByteSize, Setting, open_target
 from l2fmt.cli._progress import Progress
 from l2fmt.optimize import method_names
 
@@ -26,6 +28,18 @@ _PATTERN = "PATTERN"
 @click.option("--max-error", type=float, metavar="E", help="Largest relative mean squared error of a tensor.")
 @click.option("--lossless", is_flag=True, help="Keep every bit of every tensor.")
 @click.option("--method", type=click.Choice(method_names()), default="rd", show_default=True, help="How to quantize.")
+@click.option("--preset", metavar="NAME", help="Settings of the method that belong together, by name.")
+@click.option("--set", "pairs", type=Setting(), multiple=True, help="Change a setting of the method (may repeat).")
+@click.option("--seed", type=int, metavar="N", help="Seed of the method's random choices.")
+@click.option(
+    "--checkpoint", metavar="FILE", help="Keep the state of training here; an interrupted run goes on from it."
+)
+@click.option("--model", metavar="MODULE:FACTORY", help="Code that builds the network; it is imported and run.")
+@click.option("--calibration", metavar="DATA", help="Samples that the method may run the network on.")
+@click.option("--calibration-limit", type=click.IntRange(min=1), metavar="N", help="Use at most N samples.")
+@click.option("--image-size", type=click.IntRange(min=1), metavar="PIXELS", help="Scale and crop pictures to a square.")
+@click.option("--image-mean", type=float, nargs=3, metavar="R G B", help="Mean of pixels 0..1 [default: ImageNet's].")
+@click.option("--image-std", type=float, nargs=3, metavar="R G B", help="Their deviation [default: ImageNet's].")
 @click.option("--include", multiple=True, metavar=_PATTERN, help="Quantize only tensors of these names (may repeat).")
 @click.option("--exclude", multiple=True, metavar=_PATTERN, help="Do not quantize tensors of these names (may repeat).")
 @click.option("--keep", multiple=True, metavar=_PATTERN, help="Keep every bit of these, vectors too (may repeat).")
@@ -39,26 +53,56 @@ _PATTERN = "PATTERN"
 def pack(source: str, output: str | None, force: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Compress SOURCE into a .l2c file.
 
-    SOURCE is a .safetensors file, a state dict of torch.save (.pt, .pth, .bin), or a folder of Hugging Face. No data
-    are needed. Without --target-ratio, --bits, --max-error or --lossless a cautious default is used, and said.
+    SOURCE is a .safetensors file, a state dict of torch.save (.pt, .pth, .bin), or a folder of Hugging Face. Without
+    --target-ratio, --bits, --max-error or --lossless a cautious default is used, and said.
+
+    A method that runs the network takes --model, the function or class of yours that builds it without arguments, as
+    package.module:factory, and --calibration: a folder or .zip of pictures, a .npy, .npz, .pt or .safetensors file of
+    inputs, or package.module:loader, which gives tensors or batches. Both are looked up in the current directory
+    first, and run: name only code that you trust. The method rd takes neither.
     """
     given = [name for name in ("target_ratio", "bits", "max_error") if options[name] is not None]
     if len(given) + options["lossless"] > 1:
         raise click.UsageError("give at most one of --target-ratio, --bits, --max-error and --lossless")
+    settings = _settings(options.pop("pairs"), {name: options.pop(name) for name in ("preset", "seed")})
+    model, calibration = options.pop("model"), options.pop("calibration")
+    of_reading = {"image_size": "image_size", "image_mean": "mean", "image_std": "std", "calibration_limit": "limit"}
+    reading = {parameter: options.pop(option) for option, parameter in of_reading.items()}
+    if calibration is not None and model is None:
+        raise click.UsageError("--calibration needs --model: the data are run through the network")
+    if calibration is None and any(value is not None for value in reading.values()):
+        raise click.UsageError("--image-size, --image-mean, --image-std and --calibration-limit need --calibration")
     target = open_target(source, output, ".l2c", force=force)
     to_stdout = hasattr(target, "write")
     if as_json and to_stdout:
         raise click.UsageError("--json and the file both want stdout; give a file with -o")
-    model = sys.stdin.buffer if source == STREAM else source
-    from l2fmt import api
-
     options["max_shard_bytes"] = options.pop("max_shard_size")
-    with Progress(quiet=quiet or as_json) as progress:
-        result = api.pack(model, target, overwrite=force, progress=progress, **options)
+    stream = sys.stdin.buffer if source == STREAM else source
+    from l2fmt import api
+    from l2fmt.inputs.calibration import read_calibration
+    from l2fmt.inputs.module import build_module
+
+    # What the user's own code prints must not get between the bytes of a file, or into JSON.
+    with redirect_stdout(sys.stderr), Progress(quiet=quiet or as_json) as progress:
+        # The code of the model first: it is more often wrong than the data, and read faster.
+        options["module"] = None if model is None else build_module(model)
+        if calibration is not None:
+            options["calibration"] = read_calibration(calibration, progress=progress, **reading)
+        result = api.pack(stream, target, options=settings, overwrite=force, progress=progress, **options)
     if as_json:
         _output.json_data(_summary(result))
     elif not quiet:
         _report(result, "stdout" if to_stdout else str(target), bool(given))
+
+
+def _settings(pairs: Sequence[tuple[str, Any]], named: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of --set and of options of their own; raise UsageError for one given twice."""
+    settings = {name: value for name, value in named.items() if value is not None}
+    for name, value in pairs:
+        if name in settings:
+            raise click.UsageError(f"the setting {name} is given twice")
+        settings[name] = value
+    return settings
 
 
 def _summary(result: "PackResult") -> dict[str, Any]:

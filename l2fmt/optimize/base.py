@@ -1,9 +1,9 @@
 """What all methods share: the weights they get, the budget they must meet, and how they are found by name."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,8 +12,13 @@ from l2fmt.errors import InputError
 from l2fmt.pipeline import QuantizedTensor, Size
 from l2fmt.transforms import from_float32, to_float32
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from l2fmt.inputs.calibration import CalibrationSet
+
 # A method is a module of this package with a class `METHOD`; naming them here keeps the others unimported.
-_METHODS = ("rd",)
+_METHODS = ("rd", "l2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +53,43 @@ class Budget:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
 
 
-Measure = Callable[[Sequence[QuantizedTensor]], Size]
-"""Encodes the model with these codes and says how large it is; exact."""
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A model that runs, and data to run it on.
+
+    `module` has the weights to compress and is left as it is. `vectors` names the tensors that are not quantized but
+    that a method may change, such as biases and the statistics of batch norms; the file rounds them to `mantissa_bits`.
+    `checkpoint` is a path for the state of a long computation, which goes on from there if it exists; `fingerprint`
+    stands for the weights and the target it belongs to.
+    """
+
+    module: "nn.Module"
+    samples: "CalibrationSet"
+    vectors: frozenset[str]
+    mantissa_bits: int
+    checkpoint: str | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What a method chose: codes, vectors that replace those of the model (float32), and what is worth reporting.
+
+    `estimated_bytes`: the size of the file as the method's own rate says; `phases`: seconds by name.
+    """
+
+    codes: list[QuantizedTensor]
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    estimated_bytes: int | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Measure(Protocol):
+    """Encodes the model with these codes and replaced vectors, and says how large it is; exact."""
+
+    def __call__(self, codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray] = ...) -> Size: ...
+
 
 Progress = Callable[[str, float], None]
 
@@ -58,12 +98,21 @@ class Method(Protocol):
     """A way to choose codes. `settings` are recorded in the file."""
 
     name: str
+    needs_module: bool
     settings: dict[str, object]
 
     def quantize(
-        self, tensors: Sequence[WeightTensor], budget: Budget, measure: Measure, progress: Progress
-    ) -> list[QuantizedTensor]:
-        """Return the codes of all tensors, in order; raise TargetError if the budget cannot be met."""
+        self,
+        tensors: Sequence[WeightTensor],
+        budget: Budget,
+        measure: Measure,
+        progress: Progress,
+        calibration: Calibration | None = None,
+    ) -> Compressed:
+        """Choose codes for all tensors, in order; raise TargetError if the budget cannot be met.
+
+        A method that `needs_module` gets a `calibration`.
+        """
         ...
 
 
@@ -82,8 +131,43 @@ def method_names() -> tuple[str, ...]:
     return _METHODS
 
 
-def get_method(name: str) -> Method:
-    """Return a method with its default settings by name."""
+def get_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """Return a method by name, with its default settings or those of `options`.
+
+    An option "preset" names a set of settings of the method, which the other options change. Raises InputError for an
+    unknown method, preset or setting, or a value of the wrong kind.
+    """
     if name not in _METHODS:
         raise InputError(f"there is no method {name!r}; the methods are {', '.join(_METHODS)}")
-    return import_module(f"l2fmt.optimize.{name}").METHOD()
+    method = import_module(f"l2fmt.optimize.{name}").METHOD
+    chosen = dict(options or {})
+    if (preset := chosen.pop("preset", None)) is not None:
+        presets = getattr(method, "PRESETS", {})
+        if preset not in presets:
+            known = f"its presets are {', '.join(presets)}" if presets else "it has no presets"
+            raise InputError(f"method {name} has no preset {preset!r}; {known}")
+        chosen = {**presets[preset], **chosen}
+    defaults = {f.name: f.default for f in fields(method)}
+    for key, value in chosen.items():
+        if key not in defaults:
+            raise InputError(f"method {name} has no setting {key!r}; its settings are {', '.join(defaults)}")
+        chosen[key] = _as_kind(value, defaults[key], f"{name}: {key}")
+    return method(**chosen)
+
+
+def _as_kind(value: Any, default: Any, what: str) -> Any:
+    """Return a setting's value as the kind of its default, or raise InputError; None allows a number or None."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        fits = isinstance(default, bool) and isinstance(value, bool)
+    elif isinstance(default, float) or default is None:
+        fits = (value is None and default is None) or (isinstance(value, int | float) and np.isfinite(value))
+        value = float(value) if fits and value is not None else value
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        value = tuple(value) if fits else value
+    else:
+        fits = isinstance(value, type(default))
+    if not fits:
+        kind = "a number" if default is None else type(default).__name__
+        raise InputError(f"{what} must be {kind} like {default!r}, not {value!r}")
+    return value

@@ -23,10 +23,10 @@ from typing import ClassVar
 
 import numpy as np
 
-import l2codec
 from l2codec import ClassMap, TableSet
 from l2fmt.errors import TargetError
-from l2fmt.optimize.base import Budget, Measure, Progress, WeightTensor, relative_error
+from l2fmt.optimize.base import Budget, Calibration, Compressed, Measure, Progress, WeightTensor, relative_error
+from l2fmt.optimize.code_lengths import as_rows, code_costs, fit_tables
 from l2fmt.optimize.search import search_size
 from l2fmt.pipeline import QuantizedTensor
 from l2fmt.transforms import Uniform
@@ -36,7 +36,6 @@ from l2fmt.transforms import Uniform
 _MAX_CODE = 4000
 _DEAD = 1e-3  # rows with a smaller share of the largest norm are as good as pruned
 _TRIALS = 8  # to meet a largest error
-_UNSEEN_BITS = 4.0  # what a code without a count costs beyond the rarest one
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class RateDistortion:
     refits: int = 1
     default_error: float = 4e-4
     name: ClassVar[str] = "rd"
+    needs_module: ClassVar[bool] = False
 
     @property
     def settings(self) -> dict[str, object]:
@@ -61,11 +61,19 @@ class RateDistortion:
         return asdict(self)
 
     def quantize(
+        self,
+        tensors: Sequence[WeightTensor],
+        budget: Budget,
+        measure: Measure,
+        progress: Progress,
+        calibration: Calibration | None = None,
+    ) -> Compressed:
+        """Choose the codes of all tensors for a budget, or at `default_error` without one; as `Method` says."""
+        return Compressed(self._codes(tensors, budget, measure, progress) if tensors else [])
+
+    def _codes(
         self, tensors: Sequence[WeightTensor], budget: Budget, measure: Measure, progress: Progress
     ) -> list[QuantizedTensor]:
-        """Return the codes of all tensors for a budget, or at `default_error` without one; as `Method` says."""
-        if not tensors:
-            return []
         model = _Model(self, tensors)
         if budget.max_error is not None:
             return model.codes_within(budget.max_error, progress)
@@ -175,7 +183,7 @@ class _Model:
         for number in range(rounds):
             if number:
                 progress("fitting tables", number / rounds)
-                fitted = _fit(codes, [t.shape for t in self.tensors])
+                fitted = fit_tables(codes, [t.shape for t in self.tensors])
             for i, tensor in enumerate(self.tensors):
                 progress("rounding", (number + i / len(steps)) / rounds)
                 codes[i] = self._round(tensor, steps[i], codes[i], fitted and (fitted[0], fitted[1][i]))
@@ -191,7 +199,7 @@ class _Model:
 
         method = self.method
         weights = np.ascontiguousarray(tensor.load(), np.float32)
-        shape = _as_rows(tensor.shape)
+        shape = as_rows(tensor.shape)
         inverse = np.float32(1) / np.float32(step)
         start = before if before.size else np.rint(weights * inverse)
         codes = start.astype(np.int32).reshape(shape)
@@ -200,7 +208,7 @@ class _Model:
             costs, classes, trade_off = np.zeros((1, 2 * limit + 1), np.float32), np.zeros(shape, np.uint8), 0.0
         else:
             tables, class_map = fitted
-            costs = _costs(tables, limit)
+            costs = code_costs(tables, limit)
             classes = class_map.slice(0, codes.size).reshape(shape)
             # The slope in units of step^2: lambda = step^2 ln 2 / 6.
             trade_off = method.rate_weight * log(2) / 6
@@ -221,32 +229,3 @@ def _row_norms(weights: np.ndarray) -> tuple[float, float]:
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     alive = norms[norms > _DEAD * norms.max(initial=0)]
     return (float(np.exp(np.log(alive).mean())), float(np.mean(alive**-2.0))) if alive.size else (0.0, 0.0)
-
-
-def _as_rows(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) < 2:
-        return (1, int(np.prod(shape)), 1)
-    return (shape[0], shape[1], int(np.prod(shape[2:])))
-
-
-def _fit(codes: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]) -> tuple[TableSet, list[ClassMap]]:
-    """Fit the class model that will code these codes."""
-    low = min(int(c.min(initial=0)) for c in codes)
-    high = max(int(c.max(initial=0)) for c in codes)
-    dtype = np.uint8 if high - low < 256 else np.uint16
-    sequences = [((c - low).astype(dtype), _as_rows(shape)) for c, shape in zip(codes, shapes, strict=True)]
-    bits = 12 if dtype == np.uint8 else 14
-    return l2codec.fit_classes(sequences, high - low + 1, -low, probability_bits=bits, passes=3)
-
-
-def _costs(tables: TableSet, limit: int) -> np.ndarray:
-    """Return the bits of codes -limit to limit in each table, float32[K, 2 limit + 1]; finite for codes without a
-    count.
-    """
-    bits = tables.cost_bits()
-    bits = np.where(np.isfinite(bits), bits, tables.probability_bits + _UNSEEN_BITS)
-    symbols = np.arange(-limit, limit + 1) + tables.origin
-    inside = (symbols >= 0) & (symbols < tables.alphabet)
-    result = np.full((len(tables), symbols.size), tables.probability_bits + _UNSEEN_BITS, np.float32)
-    result[:, inside] = bits[:, symbols[inside]]
-    return result

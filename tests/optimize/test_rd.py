@@ -31,7 +31,7 @@ def silent(stage, done):
 
 
 def quantize(tensors, **budget):
-    return RateDistortion().quantize(tensors, Budget(**budget), measure, silent)
+    return RateDistortion().quantize(tensors, Budget(**budget), measure, silent).codes
 
 
 def relative_errors(tensors, codes):

@@ -1,0 +1,88 @@
+"""The studies that are sweeps: which rows each measures, and which columns its table shows."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.accuracy.rows import Run
+from benchmarks.accuracy.sweep import CALIBRATION_COUNT, plan
+
+RESULT = ("model", "tag", "target", "ratio", "value", "spread", "drop", "seeds", "seconds")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose: the models, and what all rows of a study have in common; no ratios mean the study's own."""
+
+    models: Sequence[str]
+    ratios: Sequence[float] = ()
+    preset: str = ""
+    seeds: Sequence[int] = (0,)
+    calibration_count: int = CALIBRATION_COUNT
+
+    def rows(self, ratios: Iterable[float], methods: Iterable[str] = ("l2",), **changes: Any) -> list[Run]:
+        """Return the rows at the ratios chosen, else at these, with settings of `plan` changed."""
+        common = {"preset": self.preset, "seeds": self.seeds, "calibration_count": self.calibration_count}
+        return plan(self.models, methods, self.ratios or ratios, **common | changes)
+
+    def variants(self, ratios: Iterable[float], variants: Mapping[str, Mapping[str, Any]]) -> list[Run]:
+        """Return the rows of method l2 for each variant: its tag and its settings."""
+        return [run for tag, options in variants.items() for run in self.rows(ratios, options=options, tag=tag)]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep that answers one question; `phases` shows each row by itself with the seconds of its phases."""
+
+    summary: str
+    runs: Callable[[Choice], list[Run]]
+    columns: Sequence[str] = RESULT
+    phases: bool = False
+
+
+def transforms(choice: Choice) -> list[Run]:
+    """Return the four transforms at 15x and 20x (L2's Table 2)."""
+    return choice.variants((15, 20), {name: {"transform": name} for name in ("joint", "linear", "log", "exp")})
+
+
+def kernels(choice: Choice) -> list[Run]:
+    """Return three kernels at three resolutions of the counter, at 15x (L2's Table 3)."""
+    settings = [(kernel, resolution) for kernel in ("cosine", "linear", "triangle") for resolution in (32, 64, 128)]
+    return choice.variants((15,), {f"{k}-{r}": {"kernel": k, "resolution": r} for k, r in settings})
+
+
+def calibration_size(choice: Choice) -> list[Run]:
+    """Return five numbers of calibration samples at 12x (L2's supplement, Table 2)."""
+    return [
+        run
+        for count in (256, 512, 768, 1000, 2000)
+        for run in choice.rows((12,), tag=f"{count} samples", calibration_count=count)
+    ]
+
+
+def no_weights(choice: Choice) -> list[Run]:
+    """Return l2 with and without training of weights and vectors at 10x and 15x (L2's supplement, Table 3).
+
+    Learning rates of zero hold them for as many steps: transforms alone are trained, whether in turns or together.
+    """
+    return choice.variants((10, 15), {"trained": {}, "as given": {"weight_lr": 0.0, "vector_lr": 0.0}})
+
+
+def curve(choice: Choice) -> list[Run]:
+    """Return l2 and the data-free method from 6x to 20x (L2's Figure 7)."""
+    return choice.rows(range(6, 21, 2), ("rd", "l2"))
+
+
+def phases(choice: Choice) -> list[Run]:
+    """Return one run at 12x, for the time of each of its phases."""
+    return choice.rows((12,))
+
+
+STUDIES = {
+    "transforms": Study("transforms of weights to codes", transforms),
+    "kernels": Study("kernels and resolutions of the differentiable counter", kernels),
+    "calibration-size": Study("number of calibration samples", calibration_size),
+    "no-weights": Study("with and without training of weights and vectors", no_weights),
+    "curve": Study("accuracy against ratio", curve, ("model", "method", *RESULT[2:])),
+    "phases": Study("seconds by phase", phases, ("model", "target", "seed", "ratio", "value", "seconds"), phases=True),
+}

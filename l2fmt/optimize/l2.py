@@ -1,0 +1,227 @@
+"""`l2`: joint pruning and quantization by training, to a size, after the paper this project implements.
+
+Lossy and Lossless (L2) Post-training Model Size Compression (ICCV 2023): transforms with learned steps turn weights
+into integer codes; a differentiable count of the codes gives the rate; the outputs of the full model, for calibration
+data without labels, give the distortion. What differs from the paper by default, each a setting and each measured in
+benchmarks/accuracy/README.md: training starts from the codes of `rd` at the target size, transforms and weights are
+trained together, the rate counts in both and is held at the target, and batch norms are folded and in evaluation mode.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2fmt.dtypes import dtype_by_torch_name
+from l2fmt.errors import InputError
+from l2fmt.optimize.base import Budget, Calibration, Compressed, Measure, Progress, WeightTensor
+from l2fmt.optimize.learning.checkpoint import Checkpoint
+from l2fmt.optimize.learning.counter import hard_bits
+from l2fmt.optimize.learning.distillation import Teacher
+from l2fmt.optimize.learning.landing import land
+from l2fmt.optimize.learning.quantizers import MAX_CODE, Quantizer, make_quantizer
+from l2fmt.optimize.learning.settings import PRESETS, Settings
+from l2fmt.optimize.learning.student import Student, fold_statistics, reestimate_statistics, working_copy
+from l2fmt.optimize.learning.taps import find_blocks
+from l2fmt.optimize.learning.trainer import Trainer
+from l2fmt.optimize.rd import RateDistortion
+from l2fmt.pipeline import QuantizedTensor
+
+T = TypeVar("T")
+
+_MARGIN = 0.45  # how far from a code, in steps, a weight may begin that `rd` rounded to it
+
+
+class L2(Settings):
+    """The method; its settings are those of `Settings`."""
+
+    name: ClassVar[str] = "l2"
+    needs_module: ClassVar[bool] = True
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings as recorded in the file."""
+        return asdict(self)
+
+    def quantize(
+        self,
+        tensors: Sequence[WeightTensor],
+        budget: Budget,
+        measure: Measure,
+        progress: Progress,
+        calibration: Calibration | None = None,
+    ) -> Compressed:
+        """Train codes and vectors for a size; as `Method` says.
+
+        Raises InputError for a budget without a size, TargetError if it cannot be met.
+        """
+        if calibration is None:
+            raise InputError("method l2 needs a module and calibration data")
+        if budget.file_bytes is None and budget.weight_bits is None:
+            raise InputError("method l2 trains to a size: give a target ratio, or bits a weight")
+        return _Run(self, tensors, budget, measure, progress, calibration).result()
+
+
+METHOD = L2
+
+
+class _Run:
+    """One compression: a start, training, landing on the size, and the vectors' last word."""
+
+    def __init__(
+        self,
+        settings: L2,
+        tensors: Sequence[WeightTensor],
+        budget: Budget,
+        measure: Measure,
+        progress: Progress,
+        calibration: Calibration,
+    ):
+        self._settings, self._measure, self._progress, self._calibration = settings, measure, progress, calibration
+        if budget.file_bytes is not None:
+            self._target, self._of = budget.file_bytes, "file_bytes"
+        else:
+            weights = sum(int(np.prod(t.shape)) for t in tensors)
+            self._target, self._of = int((budget.weight_bits or 0) * weights / 8), "weight_bytes"
+        self._budget = budget
+        self._seconds: dict[str, float] = {}
+        self._module = working_copy(calibration.module)
+        self._fixed = self._folded()
+        self._parameters = dict(self._module.named_parameters(remove_duplicate=False))
+        vectors = [name for name in self._parameters if name in calibration.vectors]
+        self._tensors = list(tensors)
+        if settings.vectors == "uniform":
+            self._tensors += [self._vector(name) for name in vectors]
+            vectors = []
+        self._student = self._timed("start", lambda: self._start(vectors))
+
+    def result(self) -> Compressed:
+        """Train, and return the codes and vectors that meet the size."""
+        settings, student = self._settings, self._student
+        teacher = Teacher(working_copy(self._calibration.module), settings.blocks or find_blocks(self._module))
+        checkpoint = Checkpoint(self._calibration.checkpoint, self._identity())
+        trainer = Trainer(
+            settings, student, teacher, self._calibration.samples, self._sizes, self._target, checkpoint, self._progress
+        )
+        trainer.run()
+        expected, counted = trainer.expected(), self._hard_bits(student.integers())
+
+        def landing() -> tuple[list[np.ndarray], bool]:
+            with torch.no_grad():
+                codes = student.decoded()[1]
+            real = [codes[t.name].clamp(-MAX_CODE, MAX_CODE).cpu().numpy() for t in self._tensors]
+            return land(
+                real, self._target, lambda codes: getattr(self._measure(self._coded(codes), self._vectors()), self._of)
+            )
+
+        codes, met = self._timed("landing", landing)
+        found = self._coded(codes)
+        vectors = self._vectors()
+        slope = trainer.estimate.state[2]
+        expected += slope * (self._hard_bits({t.name: q for t, q in zip(self._tensors, codes, strict=True)}) - counted)
+        if settings.settle_iterations:
+            values = self._values(codes)
+            self._timed("settling", lambda: trainer.settle(values, settings.settle_iterations))
+            if getattr(self._measure(found, self._vectors()), self._of) <= self._target:
+                vectors = self._vectors()
+        notes = [] if met else ["the size could not be met to within 0.5 %: the codes jump over it"]
+        return Compressed(found, vectors, round(expected), self._seconds | trainer.seconds, notes)
+
+    def _folded(self) -> dict[str, np.ndarray]:
+        """Fold the statistics if asked to, and return all vectors that differ from the model's."""
+        if not self._settings.fold_statistics:
+            return {}
+        return {name: _array(t) for name, t in fold_statistics(self._module, self._calibration.vectors).items()}
+
+    def _vector(self, name: str) -> WeightTensor:
+        parameter = dict(self._calibration.module.named_parameters(remove_duplicate=False))[name]
+        dtype = dtype_by_torch_name(str(parameter.dtype).removeprefix("torch."))
+        return WeightTensor(name, dtype, tuple(parameter.shape), lambda: _array(self._parameters[name]))
+
+    def _start(self, vectors: list[str]) -> Student:
+        """Return the student as training finds it."""
+        settings = self._settings
+        weights: dict[str, Tensor] = {}
+        quantizers: dict[str, Quantizer] = {}
+        units: dict[str, float] = {}
+        coded: dict[str, QuantizedTensor] = {}
+        if settings.start == "rd":
+            matrices = [t for t in self._tensors if len(t.shape) > 1]
+            start = RateDistortion().quantize(
+                matrices, self._budget, lambda codes, vectors=None: self._measure(codes, self._fixed), self._progress
+            )
+            coded = {code.name: code for code in start.codes}
+        for tensor in self._tensors:
+            weight = torch.from_numpy(np.array(tensor.load(), np.float32).reshape(tensor.shape))
+            step = None
+            unit = float(weight.square().mean().sqrt()) or 1.0
+            if tensor.name in coded:
+                step = unit = coded[tensor.name].transform.step  # type: ignore[attr-defined]
+                if settings.transform in ("linear", "joint"):
+                    # `rd` chose codes whose errors cancel: the weights begin in their cells, as near as they can.
+                    q = torch.from_numpy(coded[tensor.name].codes.astype(np.float32)).reshape(tensor.shape)
+                    weight = (weight / step).clamp(q - _MARGIN, q + _MARGIN) * step
+            weights[tensor.name] = weight
+            kind = settings.transform if len(tensor.shape) > 1 else "linear"
+            quantizers[tensor.name] = make_quantizer(kind, weight, step)
+            units[tensor.name] = unit
+        if settings.reestimate_statistics:
+            values = {t.name: quantizers[t.name](weights[t.name])[0].detach() for t in self._tensors}
+            matrices = {name: value for name, value in values.items() if value.dim() > 1}
+            self._module = working_copy(self._calibration.module)
+            reestimate_statistics(self._module, matrices, self._calibration.samples.in_order(settings.batch_size))
+            self._fixed = self._folded()
+        return Student(self._module, weights, quantizers, units, vectors, self._calibration.mantissa_bits)
+
+    def _coded(self, codes: Sequence[np.ndarray]) -> list[QuantizedTensor]:
+        """Return integer codes with what decodes them."""
+        result = []
+        for tensor, q in zip(self._tensors, codes, strict=True):
+            transform = self._student.quantizers[tensor.name].transform(int(np.abs(q).max(initial=0)))
+            result.append(QuantizedTensor(tensor.name, tensor.dtype, tensor.shape, q.reshape(-1), transform))
+        return result
+
+    def _vectors(self) -> dict[str, np.ndarray]:
+        """Return all vectors that differ from the model's."""
+        return self._fixed | {name: _array(vector) for name, vector in self._student.vectors.items()}
+
+    def _sizes(self) -> tuple[int, int]:
+        """Return the exact size of the present codes, and the bytes of codes in it."""
+        integers = self._student.integers()
+        size = self._measure(self._coded([integers[t.name] for t in self._tensors]), self._vectors())
+        return getattr(size, self._of), size.weight_bytes
+
+    def _values(self, codes: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """Return the decoded weights of integer codes."""
+        with torch.no_grad():
+            return {
+                t.name: self._student.quantizers[t.name].values(torch.from_numpy(q).float().to(self._student.device))
+                for t, q in zip(self._tensors, codes, strict=True)
+            }
+
+    def _hard_bits(self, integers: dict[str, np.ndarray]) -> float:
+        return sum(hard_bits(torch.from_numpy(q).float()) for q in integers.values())
+
+    def _identity(self) -> str:
+        """Return what tells this run from others, for the checkpoint."""
+        calibration = self._calibration
+        parts = [self._settings.settings, calibration.samples.digest, calibration.fingerprint, self._target, self._of]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _timed(self, phase: str, call: Callable[[], T]) -> T:
+        began = time.monotonic()
+        try:
+            return call()
+        finally:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - began
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy().copy()

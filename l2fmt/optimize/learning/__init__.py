@@ -1,0 +1,1 @@
+"""Methods that learn from data: rounding with gradients, a differentiable rate, training against the original."""

@@ -1,0 +1,80 @@
+"""How far the compressed model is from the full one: at its blocks and its outputs, relative to their variance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2fmt.errors import InputError
+from l2fmt.inputs.calibration import Batch
+from l2fmt.optimize.learning.taps import float_tensors, record
+
+
+class Teacher:
+    """The uncompressed model, in evaluation mode; what it outputs is what the student should."""
+
+    def __init__(self, module: nn.Module, blocks: Sequence[str]):
+        self.module, self.blocks = module, blocks
+
+    def run(self, batch: Batch) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+        """Return the outputs of the blocks by name, and the final ones.
+
+        Raises InputError if the module refuses the batch, naming its reason.
+        """
+        with torch.no_grad(), record(self.module, self.blocks) as taps:
+            try:
+                output = self.module(*batch.args, **batch.kwargs)
+            except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+                given = ", ".join(
+                    [*(_described(a) for a in batch.args), *(f"{k}={_described(v)}" for k, v in batch.kwargs.items())]
+                )
+                message = (
+                    f"the model cannot run on the calibration data, called as {type(self.module).__name__}({given})"
+                )
+                raise InputError(f"{message}: {type(error).__name__}: {error}") from error
+        final = list(float_tensors(output))
+        if not final:
+            raise InputError(f"the model returns no floating-point tensor but {_described(output)}: nothing to compare")
+        return dict(taps), final
+
+
+def distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    """Return the mean squared difference of outputs, over the variance of the teacher's; a scalar, 0 if both agree."""
+    total = torch.zeros((), device=theirs[0].device)
+    for a, b in zip(ours, theirs, strict=True):
+        b = b.float()
+        total = total + F.mse_loss(a.float(), b) / b.var(correction=0).clamp(min=1e-12)
+    return total / len(theirs)
+
+
+def distillation_loss(
+    taps: Mapping[str, list[Tensor]], output: Any, teacher: tuple[dict[str, list[Tensor]], list[Tensor]], blocks: float
+) -> Tensor:
+    """Return the distance of the final outputs plus `blocks` times the mean distance of the block outputs."""
+    teacher_taps, final = teacher
+    loss = distance(list(float_tensors(output)), final)
+    shared = [name for name in teacher_taps if teacher_taps[name]]
+    if blocks and shared:
+        loss = loss + blocks / len(shared) * sum(distance(taps[name], teacher_taps[name]) for name in shared)  # type: ignore[operator]
+    return loss
+
+
+def label_loss(output: Any, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of the first output [N, classes, ...] against labels, int64 [N, ...].
+
+    Raises InputError if their shapes do not fit.
+    """
+    logits = next(float_tensors(output))
+    try:
+        return F.cross_entropy(logits.float(), labels)
+    except (RuntimeError, ValueError, IndexError) as error:
+        shapes = f"outputs {list(logits.shape)} and labels {list(labels.shape)} of {labels.dtype}"
+        raise InputError(f"labels do not fit: {shapes}: {error}") from error
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return type(value).__name__

@@ -1,0 +1,241 @@
+"""The training loop of `l2`: transforms, weights, or all at once, against the full model's outputs and the rate."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2fmt.inputs.calibration import Batch, CalibrationSet
+from l2fmt.optimize.base import Progress
+from l2fmt.optimize.learning.checkpoint import Checkpoint, interruptible
+from l2fmt.optimize.learning.distillation import Teacher, distillation_loss, label_loss
+from l2fmt.optimize.learning.pictures import augmented
+from l2fmt.optimize.learning.rate import Balance, Counting, Gate, RateEstimate
+from l2fmt.optimize.learning.settings import Settings
+from l2fmt.optimize.learning.student import Student
+from l2fmt.optimize.learning.taps import record
+
+_MEASURE_EVERY = 100  # iterations between two exact measurements of the size
+_AIM = 0.9985  # of the target: the final rounding then has little to do
+_SAVE_EVERY = 60.0  # seconds between checkpoints
+_PAST = 0.95  # weight of the past in the loss that is shown
+
+
+class Trainer:
+    """Trains a student towards a size; `run` it once, or again after an interruption with the same checkpoint.
+
+    `measure` returns the size to be controlled as the student's present codes make it, and the bytes of the codes in
+    it; `target` is what that size should be.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        student: Student,
+        teacher: Teacher,
+        samples: CalibrationSet,
+        measure: Callable[[], tuple[int, int]],
+        target: int,
+        checkpoint: Checkpoint,
+        progress: Progress,
+    ):
+        self._settings, self._student, self._teacher, self._samples = settings, student, teacher, samples
+        self._measure, self._target = measure, target
+        self._checkpoint, self._progress = checkpoint, progress
+        self._counting = Counting(settings.kernel, settings.resolution, settings.relaxation, settings.query_path)
+        self._find_reached()
+        self._control = (Balance if settings.control == "balance" else Gate)(settings.rate_weight)
+        self._optimizers = _optimizers(settings, student)
+        self._loss = 0.0  # smoothed
+        self.estimate = RateEstimate()
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Train through all phases that the checkpoint does not have behind it."""
+        phases = self._settings.phases()
+        total = sum(count for _, count in phases)
+        done = self._load()
+        batches = self._batches(skip=done)
+        first, saved = 0, time.monotonic()
+        with interruptible() as interrupted:
+            for number, (what, count) in enumerate(phases):
+                began = time.monotonic()
+                for iteration in range(max(first, done), first + count):
+                    if iteration % _MEASURE_EVERY == 0:
+                        self._calibrate()
+                    self._set_rates((iteration + 0.5) / total)
+                    size = self._iterate(what, self._prepared(next(batches), iteration))
+                    turn = f" {number + 1} of {len(phases)}" if len(phases) > 1 else ""
+                    stage = f"training {what}{turn}: loss {self._loss:.4f}, size {size / self._target:.1%} of target"
+                    self._progress(stage, (iteration + 1) / total)
+                    if interrupted.is_set() or time.monotonic() - saved > _SAVE_EVERY:
+                        self._save(iteration + 1)
+                        saved = time.monotonic()
+                    if interrupted.is_set():
+                        raise KeyboardInterrupt
+                first += count
+                self.seconds[what] = self.seconds.get(what, 0.0) + time.monotonic() - began
+        if done < total:
+            self._save(total)
+
+    def settle(self, values: dict[str, Tensor], iterations: int) -> None:
+        """Train the vectors alone, with these weights."""
+        groups = _vector_groups(self._settings, self._student)
+        if not iterations or not groups:
+            return
+        optimizer = torch.optim.Adam(groups)
+        total = sum(count for _, count in self._settings.phases())
+        batches = self._batches(skip=total)
+        for iteration in range(iterations):
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * _cosine((iteration + 0.5) / iterations)
+            batch = self._prepared(next(batches), total + iteration)
+            optimizer.zero_grad()
+            self._distance(batch, values).backward()
+            optimizer.step()
+            self._progress("training vectors", (iteration + 1) / iterations)
+
+    def _iterate(self, what: str, batch: Batch) -> float:
+        """Do one update and return the estimated size."""
+        settings, student = self._settings, self._student
+        for kind, optimizer in self._optimizers.items():
+            trained = what in ("all", kind)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.requires_grad_(trained)
+            optimizer.zero_grad()
+        values, codes = student.decoded()
+        loss = self._distance(batch, values)
+        shown = float(loss.detach())
+        self._loss = _PAST * self._loss + (1 - _PAST) * shown if self._loss else shown
+        if what == "weights" and not settings.rate_in_weights:
+            with torch.no_grad():
+                size = self.estimate.size(float(self._counting.bits(codes)))
+        else:
+            bits = self._counting.bits(codes)
+            size = self.estimate.size(float(bits.detach()))
+            weight = self._control(size / (self._target * _AIM) - 1)
+            loss = loss + weight * (bits / (8 * self._target)).to(loss.dtype)
+        loss.backward()
+        for kind, optimizer in self._optimizers.items():
+            if what in ("all", kind):
+                optimizer.step()
+        return size
+
+    def _find_reached(self) -> None:
+        student = self._student
+        values, _ = student.decoded()
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        self._distance(self._prepared(next(self._batches(skip=0)), 0), leaves).backward()
+        student.find_reached({name: tensor.grad for name, tensor in (leaves | student.vectors).items()})
+        for vector in student.vectors.values():
+            vector.grad = None
+
+    def _distance(self, batch: Batch, values: dict[str, Tensor]) -> Tensor:
+        settings, student = self._settings, self._student
+        device = next(iter(values.values())).device
+        mixed = settings.mixed_precision and device.type == "cuda"
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            truth = self._teacher.run(batch)
+            with record(student.module, self._teacher.blocks) as taps:
+                output = student.run(batch, values)
+            loss = distillation_loss(taps, output, truth, settings.block_weight)
+            if settings.label_weight and batch.labels is not None:
+                loss = loss + settings.label_weight * label_loss(output, batch.labels)
+        return loss
+
+    def _calibrate(self) -> None:
+        """Measure the size that the present codes make, and what the counter says of them."""
+        size, weight_bytes = self._measure()
+        with torch.no_grad():
+            bits = float(self._counting.bits(self._student.decoded()[1]))
+        self.estimate.calibrate(bits, size, weight_bytes)
+
+    def expected(self) -> float:
+        """Return the estimated size of the present codes."""
+        with torch.no_grad():
+            return self.estimate.size(float(self._counting.bits(self._student.decoded()[1])))
+
+    def _batches(self, skip: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(self._settings.seed)
+        batches = self._samples.shuffled(self._settings.batch_size, generator)
+        for _ in range(skip):
+            next(batches)
+        return batches
+
+    def _prepared(self, batch: Batch, iteration: int) -> Batch:
+        """Return a batch on the model's device, augmented in a way that depends on nothing but the iteration."""
+        if self._settings.augment:
+            generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + iteration)
+            batch = augmented(batch, generator)
+        device = self._student.device
+        return Batch(
+            tuple(_moved(value, device) for value in batch.args),
+            {name: _moved(value, device) for name, value in batch.kwargs.items()},
+            None if batch.labels is None else batch.labels.to(device),
+        )
+
+    def _set_rates(self, share: float) -> None:
+        factor = _cosine(share) if self._settings.cosine else 1.0
+        for optimizer in self._optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+
+    def _save(self, done: int) -> None:
+        state: dict[str, Any] = {
+            "done": done,
+            "student": self._student.state(),
+            "control": self._control.state,
+            "estimate": list(self.estimate.state),
+            "loss": self._loss,
+        }
+        state["optimizers"] = {kind: optimizer.state_dict() for kind, optimizer in self._optimizers.items()}
+        self._checkpoint.save(state)
+
+    def _load(self) -> int:
+        """Take up the state of the checkpoint and return how many iterations are done."""
+        state = self._checkpoint.load()
+        if state is None:
+            return 0
+        self._student.load_state(state["student"])
+        self._control.state = state["control"]
+        self.estimate.state = tuple(state["estimate"])
+        self._loss = state["loss"]
+        for kind, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][kind])
+        return state["done"]
+
+
+def _cosine(share: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    # Convolutions are faster where the channels of a pixel are neighbours.
+    return value.to(device, memory_format=torch.channels_last if value.dim() == 4 else torch.preserve_format)
+
+
+def _optimizers(settings: Settings, student: Student) -> dict[str, torch.optim.Adam]:
+    """Return Adam for transforms and for weights with vectors; `peak` of a group is its largest learning rate."""
+    transforms = [p for name in student.reached for p in student.quantizers[name].parameters()]
+    weights = [
+        {"params": [student.weights[name]], "peak": settings.weight_lr * student.units[name]} for name in student.moving
+    ]
+    groups = {
+        "transforms": [{"params": transforms, "peak": settings.transform_lr}] if transforms else [],
+        "weights": weights + _vector_groups(settings, student),
+    }
+    return {kind: torch.optim.Adam(members) for kind, members in groups.items() if members}
+
+
+def _vector_groups(settings: Settings, student: Student) -> list[dict[str, Any]]:
+    result = []
+    for vector in student.vectors.values():
+        typical = float(vector.detach().square().mean().sqrt())
+        result.append({"params": [vector], "peak": settings.vector_lr * (typical or 1.0)})
+    return result
