@@ -23,7 +23,7 @@ from l2fmt.errors import (
 
 if TYPE_CHECKING:
     from l2fmt.api import PackResult, compress, pack
-    from l2fmt.report import diff, inspect, verify
+    from l2fmt.report import diff, inspect, plot_layers, verify
     from l2fmt.torch import load, load_file, load_model, safe_open, save, save_file, save_model
     from l2fmt.unpacking import unpack
 
@@ -38,6 +38,7 @@ _LAZY = {
     "inspect": "l2fmt.report",
     "verify": "l2fmt.report",
     "diff": "l2fmt.report",
+    "plot_layers": "l2fmt.report",
     "load": "l2fmt.torch",
     "load_file": "l2fmt.torch",
     "load_model": "l2fmt.torch",
@@ -70,6 +71,7 @@ __all__ = [
     "load_file",
     "load_model",
     "pack",
+    "plot_layers",
     "safe_open",
     "save",
     "save_file",

@@ -128,6 +128,8 @@ def pack(
     chosen = get_method(method, options)
     if lossless and (options or calibration is not None):
         raise InputError("lossless packing has no options and needs no calibration data")
+    if calibration is not None and not chosen.needs_module:
+        raise InputError(f"method {method} uses no calibration data; method l2 does")
     with open_source(source, key=key) as model:
         plan = _Plan(model, _Selection(include, exclude, keep, lossless))
         settings: dict[str, Any] = {"method": "lossless" if lossless else method, "coder": coder}

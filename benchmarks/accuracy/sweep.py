@@ -32,6 +32,7 @@ from .models import MODELS
 from .rows import Row, Run, append, claim, key_of, read_rows, read_setting
 
 CALIBRATION_COUNT = 1000
+_MEASURED = ("ratio", "weights_ratio", "file_bytes", "estimated_bytes", "value", "drop", "seconds", "phases")
 
 
 def needs_module(method: str) -> bool:
@@ -114,9 +115,6 @@ def measure(run: Run, keep: Path | None = None) -> Row:
         "phases": json.dumps(phases) if phases else "",
         "note": "",
     }
-
-
-_MEASURED = ("ratio", "weights_ratio", "file_bytes", "estimated_bytes", "value", "drop", "seconds", "phases")
 
 
 def weights_ratio(inspection: Inspection) -> float:

@@ -2,6 +2,7 @@
 
 from l2fmt.report.difference import TensorDifference, diff
 from l2fmt.report.inspection import Inspection, TensorRow, inspect
+from l2fmt.report.plot import plot_layers
 from l2fmt.report.verification import VerifyReport, verify
 
-__all__ = ["Inspection", "TensorDifference", "TensorRow", "VerifyReport", "diff", "inspect", "verify"]
+__all__ = ["Inspection", "TensorDifference", "TensorRow", "VerifyReport", "diff", "inspect", "plot_layers", "verify"]
