@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -97,7 +98,7 @@ def measure(run: Run, keep: Path | None = None) -> Row:
         path = (keep or Path(temporary)) / run.file_name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            result = l2fmt.pack(model.checkpoint(), path, overwrite=True, **packing(run))
+            result = l2fmt.pack(model.checkpoint(), path, overwrite=True, progress=Report(), **packing(run))
             l2fmt.verify(path)
             tensors, inspection = l2fmt.load_file(path), l2fmt.inspect(path, sparsity=False)
         except L2Error as error:
@@ -115,6 +116,18 @@ def measure(run: Run, keep: Path | None = None) -> Row:
         "phases": json.dumps(phases) if phases else "",
         "note": "",
     }
+
+
+class Report:
+    """Says on stderr, twice a minute, how far a row is."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, stage: str, done: float) -> None:
+        if time.monotonic() - self._last > 30:
+            self._last = time.monotonic()
+            print(f"    {done:4.0%} {stage}", file=sys.stderr, flush=True)
 
 
 def weights_ratio(inspection: Inspection) -> float:

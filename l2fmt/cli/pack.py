@@ -79,7 +79,7 @@ def pack(source: str, output: str | None, force: bool, as_json: bool, quiet: boo
     options["max_shard_bytes"] = options.pop("max_shard_size")
     stream = sys.stdin.buffer if source == STREAM else source
     from l2fmt import api
-    from l2fmt.inputs.calibration import read_calibration
+    from l2fmt.inputs.calibration_files import read_calibration
     from l2fmt.inputs.module import build_module
 
     # What the user's own code prints must not get between the bytes of a file, or into JSON.
