@@ -321,7 +321,7 @@ def _calibration(
         fingerprint = digest.hexdigest()
         checkpoint = os.fspath(checkpoint)
     samples = CalibrationSet.of(data)
-    return Calibration(running, samples, plan.vectors, VECTOR_MANTISSA_BITS, checkpoint, fingerprint)
+    return Calibration(running, samples, plan.vectors, VECTOR_MANTISSA_BITS, model.nbytes, checkpoint, fingerprint)
 
 
 def _obstacle(weights: np.ndarray) -> str | None:

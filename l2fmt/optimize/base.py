@@ -60,13 +60,14 @@ class Calibration:
     `module` has the weights to compress and is left as it is. `vectors` names the tensors that are not quantized but
     that a method may change, such as biases and the statistics of batch norms; the file rounds them to `mantissa_bits`.
     `checkpoint` is a path for the state of a long computation, which goes on from there if it exists; `fingerprint`
-    stands for the weights and the target it belongs to.
+    stands for the weights and the target it belongs to. `original_bytes` are those of all tensors as given.
     """
 
     module: "nn.Module"
     samples: "CalibrationSet"
     vectors: frozenset[str]
     mantissa_bits: int
+    original_bytes: int
     checkpoint: str | None = None
     fingerprint: str = ""
 

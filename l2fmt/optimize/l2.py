@@ -88,8 +88,7 @@ class _Run:
         if budget.file_bytes is not None:
             self._target, self._of = budget.file_bytes, "file_bytes"
         else:
-            weights = sum(int(np.prod(t.shape)) for t in tensors)
-            self._target, self._of = int((budget.weight_bits or 0) * weights / 8), "weight_bytes"
+            self._target, self._of = int((budget.weight_bits or 0) * _count(tensors) / 8), "weight_bytes"
         self._budget = budget
         self._seconds: dict[str, float] = {}
         self._module = working_copy(calibration.module)
@@ -108,7 +107,15 @@ class _Run:
         teacher = Teacher(working_copy(self._calibration.module), settings.blocks or find_blocks(self._module))
         checkpoint = Checkpoint(self._calibration.checkpoint, self._identity())
         trainer = Trainer(
-            settings, student, teacher, self._calibration.samples, self._sizes, self._target, checkpoint, self._progress
+            settings,
+            student,
+            teacher,
+            self._calibration.samples,
+            self._sizes,
+            self._target,
+            self._shown_size,
+            checkpoint,
+            self._progress,
         )
         trainer.run()
         expected, counted = trainer.expected(), self._hard_bits(student.integers())
@@ -198,6 +205,11 @@ class _Run:
         size = self._measure(self._coded([integers[t.name] for t in self._tensors]), self._vectors())
         return getattr(size, self._of), size.weight_bytes
 
+    def _shown_size(self, size: float) -> str:
+        if self._of == "file_bytes":
+            return f"ratio {self._calibration.original_bytes / max(size, 1):.2f}"
+        return f"{8 * size / _count(self._tensors):.3f} bits a weight"
+
     def _values(self, codes: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Return the decoded weights of integer codes."""
         with torch.no_grad():
@@ -221,6 +233,10 @@ class _Run:
             return call()
         finally:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - began
+
+
+def _count(tensors: Sequence[WeightTensor]) -> int:
+    return sum(int(np.prod(t.shape)) for t in tensors)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

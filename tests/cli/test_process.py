@@ -73,20 +73,3 @@ def test_a_terminal_gets_a_bar_and_no_binary(model_path, tmp_path):
     assert done.returncode == 0 and b"%|" in shown and b"net.l2c: ratio" in shown
     quiet = run("pack", tmp_path / "net.safetensors", "--force")
     assert b"%|" not in quiet.stderr
-
-
-def test_demo():
-    pytest.importorskip("sklearn")
-    done = run("demo")
-    assert done.returncode == 0, done.stderr
-    text = done.stdout.decode()
-    assert "bit for bit" in text and "ratio 8" in text
-    rows = {
-        name: line.split()
-        for line in text.splitlines()
-        for name in ("as trained", "lossless", "default", "ratio 8")
-        if line.startswith(name + "  ")
-    }
-    accuracy = {name: next(float(cell[:-1]) for cell in row if cell.endswith("%")) for name, row in rows.items()}
-    assert accuracy["lossless"] == accuracy["as trained"] <= accuracy["default"] + 0.5
-    assert float(rows["ratio 8"][3]) >= 8

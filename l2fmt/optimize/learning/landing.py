@@ -8,8 +8,9 @@ from l2fmt.errors import TargetError
 from l2fmt.optimize.code_lengths import code_costs, fit_tables
 from l2fmt.optimize.search import TOLERANCE
 
-_FIRST, _GROWTH, _STEEPEST = 2e-3, 3.0, 2.0  # trade-offs tried, in squared steps a bit
-_BISECTIONS = 12
+# Trade-offs tried, in squared steps a bit. They begin small: training leaves many weights undecided, on a border.
+_FIRST, _GROWTH, _STEEPEST = 1e-8, 64.0, 2.0
+_BISECTIONS = 14
 
 
 def land(
@@ -27,37 +28,38 @@ def land(
     if _fits(size, target):
         return nearest, True
     rounding = _Rounding(codes, nearest)
-    sign = 1.0 if size > target else -1.0
-    inside, trade_off = 0.0, sign * _FIRST
-    best = nearest
+    sign = 1 if size > target else -1
+    below = nearest if size <= target else None  # the largest result below the target
+    inside, trade_off = 0.0, _FIRST
     while True:
-        best = rounding(trade_off)
-        size = measure(best)
-        if _fits(size, target):
-            return best, True
-        if (size < target) == (sign > 0):
-            break
-        if abs(trade_off) > _STEEPEST:
-            if size > target:
-                message = (
-                    f"{target:,} bytes cannot be reached: training ended at {first:,}, and rounding reaches {size:,}"
-                )
-                raise TargetError(f"{message}; train longer, or ask for a smaller ratio")
-            return best, False
-        inside, trade_off = trade_off, trade_off * _GROWTH
-    below, above = (trade_off, inside) if sign > 0 else (inside, trade_off)  # sizes below and above the target
-    found: list[np.ndarray] | None = best if size <= target else (nearest if inside == 0.0 else None)
-    for _ in range(_BISECTIONS):
-        middle = (below + above) / 2
-        trial = rounding(middle)
+        trial = rounding(sign * trade_off)
         size = measure(trial)
         if _fits(size, target):
             return trial, True
-        if size > target:
-            above = middle
+        if size <= target:
+            below = trial
+        if (size < target) == (sign > 0):
+            break
+        if trade_off > _STEEPEST:
+            if below is not None:
+                return below, False
+            message = f"{target:,} bytes cannot be reached: training ended at {first:,}, and rounding at {size:,}"
+            raise TargetError(f"{message}; train longer, or ask for a smaller ratio")
+        inside, trade_off = trade_off, trade_off * _GROWTH
+    inside, outside = max(inside, trade_off / _GROWTH), trade_off
+    for _ in range(_BISECTIONS):
+        middle = (inside * outside) ** 0.5
+        trial = rounding(sign * middle)
+        size = measure(trial)
+        if _fits(size, target):
+            return trial, True
+        if size <= target:
+            below = trial
+        if (size < target) == (sign > 0):
+            outside = middle
         else:
-            below, found = middle, trial
-    return (found if found is not None else rounding(below)), False
+            inside = middle
+    return below if below is not None else nearest, False
 
 
 def _fits(size: int, target: int) -> bool:
@@ -77,16 +79,16 @@ class _Rounding:
     def __call__(self, trade_off: float) -> list[np.ndarray]:
         result = []
         for real, nearest, classes in zip(self._codes, self._nearest, self._classes, strict=True):
-            best = nearest.copy()
-            least = self._cost(real, nearest, classes, trade_off)
+            best, least = nearest.copy(), np.zeros(nearest.shape, np.float32)
+            bits = self._bits_of(nearest, classes)
+            error = real - nearest
             for move in (-1, 1):
-                candidate = nearest + np.int32(move)
-                cost = self._cost(real, candidate, classes, trade_off)
-                np.copyto(best, candidate, where=cost < least)
-                np.minimum(least, cost, out=least)
+                # (error - move)^2 - error^2, which is exact where it matters: near a border
+                change = 1 - 2 * move * error + np.float32(trade_off) * (self._bits_of(nearest + move, classes) - bits)
+                np.copyto(best, nearest + np.int32(move), where=change < least)
+                np.minimum(least, change, out=least)
             result.append(best)
         return result
 
-    def _cost(self, real: np.ndarray, q: np.ndarray, classes: np.ndarray, trade_off: float) -> np.ndarray:
-        bits = self._bits[classes, q.reshape(-1) + self._limit].reshape(q.shape)
-        return (real - q) ** 2 + np.float32(trade_off) * bits
+    def _bits_of(self, q: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        return self._bits[classes, q.reshape(-1) + self._limit].reshape(q.shape)

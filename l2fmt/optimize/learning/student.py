@@ -15,7 +15,6 @@ from torch.func import functional_call
 
 from l2fmt.inputs.calibration import Batch
 from l2fmt.optimize.learning.quantizers import Quantizer
-from l2fmt.transforms import round_mantissa
 
 _NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -79,8 +78,7 @@ class Student:
         return functional_call(self.module, {**values, **vectors}, batch.args, batch.kwargs)
 
     def _rounded(self, vector: Tensor) -> Tensor:
-        rounded = round_mantissa(vector.detach().cpu().numpy(), self._mantissa_bits)
-        return vector + (torch.from_numpy(rounded).to(vector.device) - vector.detach())
+        return vector + (rounded_mantissa(vector.detach(), self._mantissa_bits) - vector.detach())
 
     def integers(self) -> dict[str, np.ndarray]:
         """Return the integer codes of all weights, int32 of their shapes."""
@@ -104,6 +102,14 @@ class Student:
             for name, quantizer in self.quantizers.items():
                 for key, parameter in quantizer.named_parameters():
                     parameter.copy_(state[f"quantizer:{name}:{key}"])
+
+
+def rounded_mantissa(values: Tensor, bits: int) -> Tensor:
+    """Return finite float32 values rounded to nearest, ties to even, with so many bits of mantissa, as files do it."""
+    drop = 23 - bits
+    words = values.contiguous().view(torch.int32)
+    odd = (words >> drop) & 1
+    return ((words + ((1 << (drop - 1)) - 1) + odd) & -(1 << drop)).view(torch.float32)
 
 
 def working_copy(module: nn.Module) -> nn.Module:

@@ -28,7 +28,7 @@ class Trainer:
     """Trains a student towards a size; `run` it once, or again after an interruption with the same checkpoint.
 
     `measure` returns the size to be controlled as the student's present codes make it, and the bytes of the codes in
-    it; `target` is what that size should be.
+    it; `target` is what that size should be, and `shown_size` says one for people.
     """
 
     def __init__(
@@ -39,12 +39,13 @@ class Trainer:
         samples: CalibrationSet,
         measure: Callable[[], tuple[int, int]],
         target: int,
+        shown_size: Callable[[float], str],
         checkpoint: Checkpoint,
         progress: Progress,
     ):
         self._settings, self._student, self._teacher, self._samples = settings, student, teacher, samples
         self._measure, self._target = measure, target
-        self._checkpoint, self._progress = checkpoint, progress
+        self._shown_size, self._checkpoint, self._progress = shown_size, checkpoint, progress
         self._counting = Counting(settings.kernel, settings.resolution, settings.relaxation, settings.query_path)
         self._find_reached()
         self._control = (Balance if settings.control == "balance" else Gate)(settings.rate_weight)
@@ -69,7 +70,7 @@ class Trainer:
                     self._set_rates((iteration + 0.5) / total)
                     size = self._iterate(what, self._prepared(next(batches), iteration))
                     turn = f" {number + 1} of {len(phases)}" if len(phases) > 1 else ""
-                    stage = f"training {what}{turn}: loss {self._loss:.4f}, size {size / self._target:.1%} of target"
+                    stage = f"training {what}{turn}: loss {self._loss:.4f}, {self._shown_size(size)}"
                     self._progress(stage, (iteration + 1) / total)
                     if interrupted.is_set() or time.monotonic() - saved > _SAVE_EVERY:
                         self._save(iteration + 1)
