@@ -163,6 +163,9 @@ def add_common_arguments(parser: argparse.ArgumentParser, models: Sequence[str])
     parser.add_argument("--models", nargs="+", default=list(models), choices=sorted(MODELS), metavar="MODEL")
     parser.add_argument("--ratios", nargs="+", type=float, metavar="RATIO", help="of whole files")
     parser.add_argument("--preset", default="", help="of methods that train (default: the method's own)")
+    parser.add_argument(
+        "--set", nargs="+", type=read_setting, default=[], action="extend", metavar="KEY=VALUE", help="for every method"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="of methods that train")
     parser.add_argument("--calibration-count", type=int, default=CALIBRATION_COUNT, metavar="N")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the packed files there")
@@ -191,9 +194,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_common_arguments(parser, ["resnet20"])
     parser.add_argument("--methods", nargs="+", default=["rd"], choices=method_names(), metavar="METHOD")
-    parser.add_argument(
-        "--set", nargs="+", type=read_setting, default=[], action="extend", metavar="KEY=VALUE", help="for every method"
-    )
     parser.add_argument("--tag", default="", help="a name for these settings")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.csv")
     given = parser.parse_args(arguments)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy.rows import Row, write_rows
-from benchmarks.accuracy.sweep import add_common_arguments, guarded, plan, sweep
+from benchmarks.accuracy.sweep import add_common_arguments, guarded, needs_module, plan, sweep
 from benchmarks.studies import coders
 from benchmarks.studies.plans import STUDIES, Choice
 from benchmarks.studies.tables import means, table, with_phases
@@ -43,6 +43,7 @@ def run_coders(choice: Choice, method: str, output: Path) -> str:
         [method],
         choice.ratios or coders.RATIOS,
         preset=choice.preset,
+        options=choice.options if needs_module(method) else {},
         seeds=choice.seeds,
         calibration_count=choice.calibration_count,
     )
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(ratio <= 0 for ratio in ratios):
             raise InputError("all ratios must be positive")
         given.output.mkdir(parents=True, exist_ok=True)
-        choice = Choice(given.models, ratios, given.preset, given.seeds, given.calibration_count)
+        choice = Choice(given.models, ratios, given.preset, given.seeds, given.calibration_count, dict(given.set))
         if given.study == "coders":
             print(run_coders(choice, given.method, given.output))
         else:

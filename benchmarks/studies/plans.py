@@ -1,7 +1,7 @@
 """The studies that are sweeps: which rows each measures, and which columns its table shows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.accuracy.rows import Run
@@ -19,10 +19,12 @@ class Choice:
     preset: str = ""
     seeds: Sequence[int] = (0,)
     calibration_count: int = CALIBRATION_COUNT
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, ratios: Iterable[float], methods: Iterable[str] = ("l2",), **changes: Any) -> list[Run]:
         """Return the rows at the ratios chosen, else at these, with settings of `plan` changed."""
         common = {"preset": self.preset, "seeds": self.seeds, "calibration_count": self.calibration_count}
+        changes["options"] = {**self.options, **changes.get("options", {})}
         return plan(self.models, methods, self.ratios or ratios, **common | changes)
 
     def variants(self, ratios: Iterable[float], variants: Mapping[str, Mapping[str, Any]]) -> list[Run]:
@@ -68,9 +70,34 @@ def no_weights(choice: Choice) -> list[Run]:
     return choice.variants((10, 15), {"trained": {}, "as given": {"weight_lr": 0.0, "vector_lr": 0.0}})
 
 
+def improvements(choice: Choice) -> list[Run]:
+    """Return l2 with each thing that differs from the publication undone by itself, at 20x; and all of them undone."""
+    undone: dict[str, dict[str, Any]] = {
+        "all improvements": {},
+        "joint transform": {"transform": "joint"},
+        "transforms and weights in turns": {"together": False},
+        "in turns, weights without rate": {"together": False, "rate_in_weights": False},
+        "start at 256 steps": {"start": "range", "transform_lr": 0.02},
+        "gate for the rate": {"control": "gate", "rate_weight": 1.0},
+        "relaxation by range": {"resolution": 64.0},
+        "no query path": {"query_path": False},
+        "statistics not folded": {"fold_statistics": False},
+        "statistics re-estimated": {"reestimate_statistics": True},
+        "vectors uniform": {"vectors": "uniform"},
+        "final outputs only": {"block_weight": 0.0},
+        "no augmentation": {"augment": False},
+        "constant learning rate": {"cosine": False},
+        "with labels": {"label_weight": 0.1},
+        "vectors settled last": {"settle_iterations": 100},
+    }
+    return choice.variants((20,), undone)
+
+
 def curve(choice: Choice) -> list[Run]:
     """Return l2 and the data-free method from 6x to 20x (L2's Figure 7)."""
-    return choice.rows(range(6, 21, 2), ("rd", "l2"))
+    ratios = choice.ratios or range(6, 21, 2)
+    bare = Choice(choice.models, ratios)
+    return bare.rows(ratios, ("rd",)) + choice.rows(ratios)
 
 
 def phases(choice: Choice) -> list[Run]:
@@ -83,6 +110,7 @@ STUDIES = {
     "kernels": Study("kernels and resolutions of the differentiable counter", kernels),
     "calibration-size": Study("number of calibration samples", calibration_size),
     "no-weights": Study("with and without training of weights and vectors", no_weights),
+    "improvements": Study("what each difference from the publication is worth", improvements),
     "curve": Study("accuracy against ratio", curve, ("model", "method", *RESULT[2:])),
     "phases": Study("seconds by phase", phases, ("model", "target", "seed", "ratio", "value", "seconds"), phases=True),
 }
