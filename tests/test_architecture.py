@@ -23,6 +23,7 @@ LAYERS = [
     {"numpy"},
     {"torch"},
     {"report", "unpacking"},
+    {"plan"},
     {"api"},
     {"cli"},
 ]
@@ -30,9 +31,9 @@ LAYER_OF = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
 # `l2fmt/__init__.py` offers names of every layer, lazily (tests/test_imports.py); layers use no more of it.
 FACADE, FACADE_NAMES = "__init__", {"__version__"}
 
-OPTIMIZE_USERS = {"optimize", "api", "cli", FACADE}
+OPTIMIZE_USERS = {"optimize", "plan", "api", "cli", FACADE}
 HEAVY_USERS = {
-    "torch": {"torch", "inputs", "optimize", "report", "unpacking", "demo", "api", "cli"},
+    "torch": {"torch", "inputs", "optimize", "report", "unpacking", "demo", "plan", "api", "cli"},
     "numba": {"l2codec", "optimize"},
     "cupy": {"l2codec", "torch"},
     "click": {"cli"},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import l2fmt
-from l2fmt.api import VECTOR_MANTISSA_BITS
+from l2fmt.plan import VECTOR_MANTISSA_BITS
 from l2fmt.transforms import round_mantissa
 
 

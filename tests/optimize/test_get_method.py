@@ -23,7 +23,12 @@ def test_methods_by_name():
 
 
 def test_defaults():
-    assert recorded("l2") == recorded("l2", {}) == recorded("l2", {"preset": "default"}) == recorded("l2", {"preset": None})
+    assert (
+        recorded("l2")
+        == recorded("l2", {})
+        == recorded("l2", {"preset": "default"})
+        == recorded("l2", {"preset": None})
+    )
     assert recorded("rd") == recorded("rd", {})
 
 

@@ -141,10 +141,14 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 
 
 def original_bytes(module: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in {id(t): t for t in module.state_dict(keep_vars=True).values()}.values())
+    return sum(
+        t.numel() * t.element_size() for t in {id(t): t for t in module.state_dict(keep_vars=True).values()}.values()
+    )
 
 
-def compressed(module: nn.Module, data: Any, ratio: float | None = None, options: Any = None, **more: Any) -> l2fmt.PackResult:
+def compressed(
+    module: nn.Module, data: Any, ratio: float | None = None, options: Any = None, **more: Any
+) -> l2fmt.PackResult:
     """Compress to a ratio, by default what makes a weight of any dtype about 5 bits and leaves room for headers."""
     if ratio is None:
         size = 8 * max(t.element_size() for t in module.parameters())
@@ -207,7 +211,11 @@ def test_training_sees_what_the_file_decodes_to(name, seen):
 
 @pytest.mark.parametrize(
     ("transform", "vectors", "together", "start"),
-    list(product(("linear", "joint", "log", "exp"), ("rounded", "uniform"), (True, False), ("rd", "range"))),
+    [
+        *product(("linear", "joint"), ("rounded", "uniform"), (True, False), ("rd", "range")),
+        *product(("log", "exp"), ("rounded", "uniform"), (True,), ("rd",)),
+        *product(("log", "exp"), ("rounded", "uniform"), (False,), ("range",)),
+    ],
 )
 def test_all_ways_to_train(transform, vectors, together, start, seen):
     torch.manual_seed(0)
@@ -279,13 +287,17 @@ def test_new_statistics_change_the_norms(vectors, nearest):
     torch.manual_seed(0)
     module = normed()
     before, after = (
-        l2fmt.load(compressed(module, ROWS, 4, {"vectors": vectors, "reestimate_statistics": new}).data or b"")["1.bias"]
+        l2fmt.load(compressed(module, ROWS, 4, {"vectors": vectors, "reestimate_statistics": new}).data or b"")[
+            "1.bias"
+        ]
         for new in (False, True)
     )
     assert float((after - before).abs().mean()) > 0.1 * float(before.abs().mean())
 
 
-_UNROUNDED = pytest.mark.xfail(strict=True, reason="the file rounds statistics that are not folded, the student does not")
+_UNROUNDED = pytest.mark.xfail(
+    strict=True, reason="the file rounds statistics that are not folded, the student does not"
+)
 
 
 @pytest.mark.parametrize("affine", [pytest.param(True, marks=_UNROUNDED), pytest.param(False, marks=_UNROUNDED)])
@@ -300,7 +312,9 @@ def test_statistics_that_stay_are_rounded_in_training_too(affine, seen):
     ("occurring", "vocabulary"),
     [
         (20, 100),
-        pytest.param(70, 100, marks=pytest.mark.xfail(strict=True, reason="if most rows occur, the rate takes the others")),
+        pytest.param(
+            70, 100, marks=pytest.mark.xfail(strict=True, reason="if most rows occur, the rate takes the others")
+        ),
     ],
 )
 def test_rows_that_never_occur_keep_their_values(occurring, vocabulary, nearest):
@@ -308,9 +322,16 @@ def test_rows_that_never_occur_keep_their_values(occurring, vocabulary, nearest)
     module = nn.Sequential(nn.Embedding(vocabulary, 32), nn.Linear(32, 32))
     options = {"weight_iterations": 60, "weight_lr": 0.05, "batch_size": 32}
     result = compressed(module, words(occurring, 64, 8), 6, options)
-    change = l2fmt.load(result.data or b"")["0.weight"] - module[0].weight.detach()
+    change = l2fmt.load(result.data or b"")["0.weight"] - module.get_parameter("0.weight").detach()
     of_seen, of_unseen = (float(rows.square().mean().sqrt()) for rows in (change[:occurring], change[occurring:]))
     assert of_unseen < 1.3 * of_seen
+
+
+def test_the_seed_orders_the_samples(nearest):
+    torch.manual_seed(0)
+    module = normed()
+    first, second, other = (compressed(module, ROWS, 4, {"seed": seed}).data for seed in (-3, -3, 4))
+    assert first == second != other
 
 
 def test_kept_and_excluded_tensors_keep_every_bit(nearest):
@@ -326,11 +347,10 @@ def test_kept_and_excluded_tensors_keep_every_bit(nearest):
 def test_labels_count(nearest):
     torch.manual_seed(0)
     module, labels = perceptron(), words(32, 40)
-    plain, labelled, other = (
-        compressed(module, data, options={"label_weight": weight})
-        for data, weight in (((ROWS, labels), 0.0), ((ROWS, labels), 5.0), ((ROWS, (labels + 1) % 32), 5.0))
+    one, other = (
+        compressed(module, (ROWS, given), options={"label_weight": 5.0}).data for given in (labels, labels.flip(0))
     )
-    assert len({plain.data, labelled.data, other.data}) == 3
+    assert l2fmt.load(one or b"")["3.bias"].ne(l2fmt.load(other or b"")["3.bias"]).any()
     with pytest.raises(InputError, match="labels do not fit"):
         compressed(module, (ROWS, labels + 1), options={"label_weight": 1.0})
 
@@ -503,9 +523,8 @@ def test_bits_with_nothing_to_quantize():
         l2fmt.compress(nn.LayerNorm(64), ROWS, target_ratio=None, bits=4, options=SHORT)
 
 
-@pytest.mark.parametrize("number", [3, 10])
-@pytest.mark.parametrize("together", [True, False])
-def test_an_interrupted_run_goes_on_to_the_same_file(number, together, nearest, tmp_path: Path):
+@pytest.mark.parametrize(("together", "number"), [(True, 3), (False, 10)])
+def test_an_interrupted_run_goes_on_to_the_same_file(together, number, nearest, tmp_path: Path):
     torch.manual_seed(0)
     module, path = normed(), tmp_path / "run.pt"
     options = {"together": together, "rounds": 2, "transform_iterations": 3, "weight_iterations": 4, "batch_size": 8}
@@ -549,31 +568,31 @@ def test_an_error_of_the_progress_writes_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "change",
+    "changes",
     [
-        {"target_ratio": 5.5},
-        {"options": {**SHORT, "weight_lr": 0.01}},
-        {"calibration": ROWS + 1},
+        [{"target_ratio": 5.5}, {"options": {**SHORT, "weight_lr": 0.01}}, {"calibration": ROWS + 1}],
         pytest.param(
-            {"keep": ["*.bias"]}, marks=_escapes(ValueError, "which tensors are trained is no part of the identity")
+            [{"keep": ["*.bias"]}], marks=_escapes(ValueError, "which tensors are trained is no part of the identity")
         ),
         pytest.param(
-            {"bias": 3.0},
+            [{"bias": 3.0}],
             marks=pytest.mark.xfail(strict=True, reason="only quantized weights are part of the identity"),
         ),
     ],
 )
-def test_the_checkpoint_of_another_run(change, tmp_path: Path, nearest):
+def test_the_checkpoint_of_another_run(changes, nearest, tmp_path: Path):
     torch.manual_seed(0)
     module, path = perceptron(), tmp_path / "run.pt"
     arguments = {"calibration": ROWS, "target_ratio": 5, "options": SHORT, "checkpoint": path}
     l2fmt.compress(module, **arguments)
     before = path.read_bytes()
-    if "bias" in change:
-        module[0].bias.data += change.pop("bias")
-    with pytest.raises(InputError, match="belongs to another run"):
-        l2fmt.compress(module, **(arguments | change))
-    assert path.read_bytes() == before
+    for change in changes:
+        if "bias" in change:
+            module.get_parameter("0.bias").data.add_(change["bias"])
+        changed = {name: value for name, value in change.items() if name != "bias"}
+        with pytest.raises(InputError, match="belongs to another run"):
+            l2fmt.compress(module, **(arguments | changed))
+        assert path.read_bytes() == before
 
 
 @pytest.mark.xfail(strict=True, reason="found out when the first checkpoint is written")
@@ -589,7 +608,5 @@ def test_a_checkpoint_that_has_tied_weights_twice():
     torch.manual_seed(0)
     module = tied()
     state = {name: t.clone() for name, t in module.state_dict().items()}
-    result = l2fmt.pack(
-        state, method="l2", module=module, calibration=words(90, 40, 5), target_ratio=5, options=SHORT
-    )
+    result = l2fmt.pack(state, method="l2", module=module, calibration=words(90, 40, 5), target_ratio=5, options=SHORT)
     l2fmt.load(result.data or b"")

@@ -61,7 +61,8 @@ class Picky(nn.Module):
         ValueError("wrong width"),
         KeyError("wrong width"),
         pytest.param(
-            AssertionError("wrong width"), marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="not caught")
+            AssertionError("wrong width"),
+            marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="not caught"),
         ),
         pytest.param(
             ZeroDivisionError("wrong width"),

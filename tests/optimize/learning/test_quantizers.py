@@ -264,5 +264,5 @@ def test_codes_are_bounded_and_may_come_back():
 
 def test_names():
     assert set(transform_names()) == set(KINDS)
-    with pytest.raises(InputError, match="there is no transform 'cubic'; the transforms are .*linear"):
+    with pytest.raises(InputError, match=r"there is no transform 'cubic'; the transforms are .*linear"):
         make_quantizer("cubic", weights())

@@ -1,0 +1,169 @@
+"""What becomes of each tensor of a model that is packed, and the model and data that a calibrated method gets."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2fmt.dtypes import DType
+from l2fmt.errors import InputError
+from l2fmt.inputs import ModelSource
+from l2fmt.optimize import Calibration, WeightTensor
+from l2fmt.pipeline import PlainTensor, QuantizedTensor
+from l2fmt.torch import as_array
+from l2fmt.transforms import from_float32, to_float32
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Measured (benchmarks/vector_precision.py): at 6 the accuracy of none of five networks falls, at 5 those of MobileNet
+# and YOLO do.
+VECTOR_MANTISSA_BITS = 6
+# Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may
+# not, and are kept.
+_VECTOR_NAMES = ("weight", "bias", "running_mean", "running_var", "gamma", "beta")
+_LEAST_PEAK = 2.0**-100  # steps of smaller tensors would leave the normal numbers of float32
+_QUANTIZABLE = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tensors are quantized, rounded, or kept: by dtype, rank, and patterns of names."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    keep: Sequence[str]
+    lossless: bool
+
+    def quantizes(self, name: str, dtype: DType, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor is quantized: a float of two or more dimensions that no pattern takes out."""
+        wanted = _matches(name, self.include) if self.include else True
+        kept = self.lossless or _matches(name, self.exclude) or _matches(name, self.keep)
+        return dtype.name in _QUANTIZABLE and len(shape) >= 2 and wanted and not kept
+
+    def rounds(self, name: str, dtype: DType, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor is rounded to fewer mantissa bits: a vector of learned numbers or statistics."""
+        known = name.rpartition(".")[2] in _VECTOR_NAMES
+        return (
+            dtype.mantissa_bits is not None
+            and len(shape) == 1
+            and known
+            and not (self.lossless or _matches(name, self.keep))
+        )
+
+
+class Plan:
+    """What becomes of each tensor of a model."""
+
+    def __init__(self, model: ModelSource, selection: Selection):
+        self._model = model
+        self.notes = [f"left out: {entry}" for entry in model.skipped]
+        all_aliases = model.aliases()
+        self.aliases = all_aliases
+        self.names = [name for name in model.names() if name not in all_aliases]
+        self.weights: list[WeightTensor] = []
+        self._plain: dict[str, PlainTensor] = {}
+        for name in self.names:
+            array, dtype = as_array(model.get(name), name)
+            load = partial(_load, model, name)
+            if array.size and selection.quantizes(name, dtype, array.shape):
+                obstacle = _obstacle(to_float32(array, dtype))
+                if obstacle is None:
+                    self.weights.append(WeightTensor(name, dtype, array.shape, partial(_load_float32, model, name)))
+                    continue
+                self.notes.append(f"{name} {obstacle}, and is kept as it is")
+            bits = VECTOR_MANTISSA_BITS if selection.rounds(name, dtype, array.shape) else None
+            self._plain[name] = PlainTensor(name, dtype, array.shape, load, bits)
+        for patterns in (selection.include, selection.exclude, selection.keep):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in model.names()):
+                    self.notes.append(f"no tensor matches {pattern!r}")
+
+    @property
+    def vectors(self) -> frozenset[str]:
+        """The tensors that are rounded, and that a method may change."""
+        return frozenset(name for name, plain in self._plain.items() if plain.mantissa_bits is not None)
+
+    def assemble(
+        self, codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray]
+    ) -> list[QuantizedTensor | PlainTensor]:
+        """Return all tensors in the model's order, quantized ones with these codes, plain ones with these values."""
+        result: dict[str, QuantizedTensor | PlainTensor] = dict(self._plain)
+        for name, values in vectors.items():
+            plain = self._plain[name]
+            converted = from_float32(np.ascontiguousarray(values, np.float32), plain.dtype)
+            result[name] = replace(plain, load=lambda converted=converted: converted)
+        result |= {code.name: code for code in codes}
+        return [result[name] for name in self.names]
+
+
+def calibrate(
+    method: str,
+    source: Any,
+    model: ModelSource,
+    plan: Plan,
+    module: "nn.Module | None",
+    data: Any,
+    checkpoint: str | os.PathLike[str] | None,
+) -> Calibration:
+    """Return the module with the weights of the source, and the samples; raise InputError for what does not fit."""
+    from copy import deepcopy
+
+    from torch import nn
+
+    from l2fmt.inputs.calibration import CalibrationSet
+
+    if module is None and not isinstance(source, nn.Module):
+        raise InputError(f"method {method} runs the model: give the module, not only its weights (--model)")
+    if data is None:
+        raise InputError(f"method {method} needs calibration data (--calibration)")
+    running = source if module is None else module
+    if running is not source:
+        running = deepcopy(running)
+        tensors = {name: model.get(name) for name in model.names()}
+        own = running.state_dict()
+        for name, tensor in tensors.items():
+            if name in own and own[name].shape != tensor.shape:
+                shapes = f"{list(tensor.shape)} in the checkpoint and {list(own[name].shape)} in the model"
+                raise InputError(f"tensor {name!r} has shape {shapes}")
+        missing, unexpected = running.load_state_dict(tensors, strict=False)
+        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        if missing or unexpected:
+            problem = f"it lacks {missing[0]!r}" if missing else f"the model has no {unexpected[0]!r}"
+            raise InputError(f"the checkpoint does not fit the {type(running).__name__}: {problem}")
+    fingerprint = ""
+    if checkpoint is not None:
+        digest = hashlib.sha256()
+        for weight in plan.weights:
+            digest.update(weight.name.encode() + np.ascontiguousarray(weight.load()).tobytes())
+        fingerprint = digest.hexdigest()
+        checkpoint = os.fspath(checkpoint)
+    samples = CalibrationSet.of(data)
+    return Calibration(running, samples, plan.vectors, VECTOR_MANTISSA_BITS, model.nbytes, checkpoint, fingerprint)
+
+
+def _obstacle(weights: np.ndarray) -> str | None:
+    """Say why float32 weights cannot be quantized, or return None."""
+    bad = np.count_nonzero(~np.isfinite(weights))
+    if bad:
+        return f"holds {bad} values that are not finite numbers of float32"
+    peak = float(np.abs(weights).max())
+    return f"has no value beyond {peak:g}" if 0 < peak < _LEAST_PEAK else None
+
+
+def _load(model: ModelSource, name: str) -> np.ndarray:
+    return as_array(model.get(name), name)[0]
+
+
+def _load_float32(model: ModelSource, name: str) -> np.ndarray:
+    array, dtype = as_array(model.get(name), name)
+    return to_float32(array, dtype)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
