@@ -147,8 +147,8 @@ def pack(
             weight_bits=bits,
             max_error=max_error,
         )
-        if budget.file_bytes is not None and not plan.weights:
-            raise TargetError("there is nothing to quantize, so no ratio can be chosen; use lossless")
+        if not plan.weights and not lossless and (budget.file_bytes is not None or chosen.needs_module):
+            raise TargetError("there is nothing to quantize, so no size can be chosen; use lossless")
         try:
             found = Compressed([])
             if not lossless:
@@ -184,15 +184,18 @@ def compress(
     calibration: Any,
     target: Any = None,
     *,
-    target_ratio: float | None = 12,
+    target_ratio: float | None = None,
     method: str = "l2",
-    **settings: Any,
+    **arguments: Any,
 ) -> PackResult:
     """Compress a module that can run, with calibration data; `pack` says what the arguments mean.
 
-    The module is left as it is: `l2fmt.load_model(module, target)` loads the result into it.
+    The target ratio is 12 if no budget is given. The module is left as it is: `l2fmt.load_model(module, target)` loads
+    the result into it.
     """
-    return pack(model, target, calibration=calibration, target_ratio=target_ratio, method=method, **settings)
+    if target_ratio is None and not {"bits", "max_error"} & arguments.keys():
+        target_ratio = 12.0
+    return pack(model, target, calibration=calibration, target_ratio=target_ratio, method=method, **arguments)
 
 
 def _file_bytes(original: int, ratio: float) -> int:

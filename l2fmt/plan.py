@@ -89,6 +89,14 @@ class Plan:
         """The tensors that are rounded, and that a method may change."""
         return frozenset(name for name, plain in self._plain.items() if plain.mantissa_bits is not None)
 
+    def fingerprint(self) -> str:
+        """Return what stands for all tensors, and for which of them are quantized, rounded or kept: SHA-256 in hex."""
+        digest = hashlib.sha256(repr([(w.name, w.shape) for w in self.weights]).encode())
+        digest.update(repr([(p.name, p.mantissa_bits) for p in self._plain.values()]).encode())
+        for tensor in [*self.weights, *self._plain.values()]:
+            digest.update(np.ascontiguousarray(tensor.load()).tobytes())
+        return digest.hexdigest()
+
     def assemble(
         self, codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray]
     ) -> list[QuantizedTensor | PlainTensor]:
@@ -124,7 +132,11 @@ def calibrate(
         raise InputError(f"method {method} needs calibration data (--calibration)")
     running = source if module is None else module
     if running is not source:
-        running = deepcopy(running)
+        try:
+            running = deepcopy(running)
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"the {type(running).__name__} cannot be copied, as training needs ({reason})") from error
         tensors = {name: model.get(name) for name in model.names()}
         own = running.state_dict()
         for name, tensor in tensors.items():
@@ -136,15 +148,20 @@ def calibrate(
         if missing or unexpected:
             problem = f"it lacks {missing[0]!r}" if missing else f"the model has no {unexpected[0]!r}"
             raise InputError(f"the checkpoint does not fit the {type(running).__name__}: {problem}")
+        tied: dict[int, str] = {}
+        for name, tensor in running.state_dict(keep_vars=True).items():
+            owner = tied.setdefault(id(tensor), name)
+            if owner != name and name in plan.names and owner in plan.names:
+                both = f"{owner!r} and {name!r} are one tensor in the model and two in the checkpoint"
+                raise InputError(f"{both}; pack the model itself")
     fingerprint = ""
     if checkpoint is not None:
-        digest = hashlib.sha256()
-        for weight in plan.weights:
-            digest.update(weight.name.encode() + np.ascontiguousarray(weight.load()).tobytes())
-        fingerprint = digest.hexdigest()
+        fingerprint = plan.fingerprint()
         checkpoint = os.fspath(checkpoint)
     samples = CalibrationSet.of(data)
-    return Calibration(running, samples, plan.vectors, VECTOR_MANTISSA_BITS, model.nbytes, checkpoint, fingerprint)
+    return Calibration(
+        running, samples, plan.vectors, VECTOR_MANTISSA_BITS, model.nbytes, plan.aliases, checkpoint, fingerprint
+    )
 
 
 def _obstacle(weights: np.ndarray) -> str | None:

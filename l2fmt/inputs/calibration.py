@@ -38,6 +38,15 @@ class Batch:
     kwargs: dict[str, Any]
     labels: Tensor | None
 
+    def to(self, device: torch.device, pictures: torch.memory_format = torch.preserve_format) -> "Batch":
+        """Return the batch on a device, its tensors of four dimensions in a memory format."""
+
+        def moved(x: Any) -> Any:
+            return x.to(device, memory_format=pictures if x.dim() == 4 else torch.preserve_format)
+
+        kwargs = {name: moved(value) for name, value in self.kwargs.items()}
+        return Batch(tuple(map(moved, self.args)), kwargs, None if self.labels is None else self.labels.to(device))
+
 
 class CalibrationSet:
     """Samples on the CPU, from which batches of any size are drawn; made by `of` or `read_calibration`.

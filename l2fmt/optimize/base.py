@@ -59,8 +59,9 @@ class Calibration:
 
     `module` has the weights to compress and is left as it is. `vectors` names the tensors that are not quantized but
     that a method may change, such as biases and the statistics of batch norms; the file rounds them to `mantissa_bits`.
-    `checkpoint` is a path for the state of a long computation, which goes on from there if it exists; `fingerprint`
-    stands for the weights and the target it belongs to. `original_bytes` are those of all tensors as given.
+    `original_bytes` are those of all tensors as given, `aliases` other names of tensors, by their own. `checkpoint` is
+    a path for the state of a long computation, which goes on from there if it exists; `fingerprint` stands for the
+    tensors it belongs to.
     """
 
     module: "nn.Module"
@@ -68,6 +69,7 @@ class Calibration:
     vectors: frozenset[str]
     mantissa_bits: int
     original_bytes: int
+    aliases: Mapping[str, str] = field(default_factory=dict)
     checkpoint: str | None = None
     fingerprint: str = ""
 
@@ -144,7 +146,7 @@ def get_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     chosen = dict(options or {})
     if (preset := chosen.pop("preset", None)) is not None:
         presets = getattr(method, "PRESETS", {})
-        if preset not in presets:
+        if not isinstance(preset, str) or preset not in presets:
             known = f"its presets are {', '.join(presets)}" if presets else "it has no presets"
             raise InputError(f"method {name} has no preset {preset!r}; {known}")
         chosen = {**presets[preset], **chosen}
@@ -161,7 +163,7 @@ def _as_kind(value: Any, default: Any, what: str) -> Any:
     if isinstance(default, bool) or isinstance(value, bool):
         fits = isinstance(default, bool) and isinstance(value, bool)
     elif isinstance(default, float) or default is None:
-        fits = (value is None and default is None) or (isinstance(value, int | float) and np.isfinite(value))
+        fits = (value is None and default is None) or (isinstance(value, int | float) and abs(value) <= 1e300)
         value = float(value) if fits and value is not None else value
     elif isinstance(default, tuple):
         fits = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)

@@ -18,24 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2fmt.dtypes import dtype_by_torch_name
 from l2fmt.errors import InputError
 from l2fmt.optimize.base import Budget, Calibration, Compressed, Measure, Progress, WeightTensor
 from l2fmt.optimize.learning.checkpoint import Checkpoint
 from l2fmt.optimize.learning.counter import hard_bits
 from l2fmt.optimize.learning.distillation import Teacher
 from l2fmt.optimize.learning.landing import land
-from l2fmt.optimize.learning.quantizers import MAX_CODE, Quantizer, make_quantizer
+from l2fmt.optimize.learning.quantizers import MAX_CODE
 from l2fmt.optimize.learning.settings import PRESETS, Settings
-from l2fmt.optimize.learning.student import Student, fold_statistics, reestimate_statistics, working_copy
+from l2fmt.optimize.learning.start import Start
+from l2fmt.optimize.learning.student import working_copy
 from l2fmt.optimize.learning.taps import find_blocks
 from l2fmt.optimize.learning.trainer import Trainer
-from l2fmt.optimize.rd import RateDistortion
-from l2fmt.pipeline import QuantizedTensor
+from l2fmt.pipeline import QuantizedTensor, Size
 
 T = TypeVar("T")
-
-_MARGIN = 0.45  # how far from a code, in steps, a weight may begin that `rd` rounded to it
 
 
 class L2(Settings):
@@ -66,7 +63,8 @@ class L2(Settings):
             raise InputError("method l2 needs a module and calibration data")
         if budget.file_bytes is None and budget.weight_bits is None:
             raise InputError("method l2 trains to a size: give a target ratio, or bits a weight")
-        return _Run(self, tensors, budget, measure, progress, calibration).result()
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+            return _Run(self, tensors, budget, measure, progress, calibration).result()
 
 
 METHOD = L2
@@ -89,27 +87,23 @@ class _Run:
             self._target, self._of = budget.file_bytes, "file_bytes"
         else:
             self._target, self._of = int((budget.weight_bits or 0) * _count(tensors) / 8), "weight_bytes"
-        self._budget = budget
         self._seconds: dict[str, float] = {}
-        self._module = working_copy(calibration.module)
-        self._fixed = self._folded()
-        self._parameters = dict(self._module.named_parameters(remove_duplicate=False))
-        vectors = [name for name in self._parameters if name in calibration.vectors]
-        self._tensors = list(tensors)
-        if settings.vectors == "uniform":
-            self._tensors += [self._vector(name) for name in vectors]
-            vectors = []
-        self._student = self._timed("start", lambda: self._start(vectors))
+        module = working_copy(calibration.module)
+        self._teacher = Teacher(module, settings.blocks or tuple(find_blocks(module)))
+        self._teacher.probe(next(calibration.samples.in_order(settings.batch_size)))
+        self._start = Start(settings, tensors, calibration)
+        self._tensors = self._start.tensors
+        self._student = self._timed("start", lambda: self._start.student(budget, measure, progress))
+        self._last = Size(0, 0)
 
     def result(self) -> Compressed:
         """Train, and return the codes and vectors that meet the size."""
         settings, student = self._settings, self._student
-        teacher = Teacher(working_copy(self._calibration.module), settings.blocks or find_blocks(self._module))
         checkpoint = Checkpoint(self._calibration.checkpoint, self._identity())
         trainer = Trainer(
             settings,
             student,
-            teacher,
+            self._teacher,
             self._calibration.samples,
             self._sizes,
             self._target,
@@ -120,7 +114,7 @@ class _Run:
         trainer.run()
         expected, counted = trainer.expected(), self._hard_bits(student.integers())
 
-        def landing() -> tuple[list[np.ndarray], bool]:
+        def landing() -> list[np.ndarray]:
             with torch.no_grad():
                 codes = student.decoded()[1]
             real = [codes[t.name].clamp(-MAX_CODE, MAX_CODE).cpu().numpy() for t in self._tensors]
@@ -128,7 +122,7 @@ class _Run:
                 real, self._target, lambda codes: getattr(self._measure(self._coded(codes), self._vectors()), self._of)
             )
 
-        codes, met = self._timed("landing", landing)
+        codes = self._timed("landing", landing)
         found = self._coded(codes)
         vectors = self._vectors()
         slope = trainer.estimate.state[2]
@@ -138,54 +132,9 @@ class _Run:
             self._timed("settling", lambda: trainer.settle(values, settings.settle_iterations))
             if getattr(self._measure(found, self._vectors()), self._of) <= self._target:
                 vectors = self._vectors()
-        notes = [] if met else ["the size could not be met to within 0.5 %: the codes jump over it"]
-        return Compressed(found, vectors, round(expected), self._seconds | trainer.seconds, notes)
-
-    def _folded(self) -> dict[str, np.ndarray]:
-        """Fold the statistics if asked to, and return all vectors that differ from the model's."""
-        if not self._settings.fold_statistics:
-            return {}
-        return {name: _array(t) for name, t in fold_statistics(self._module, self._calibration.vectors).items()}
-
-    def _vector(self, name: str) -> WeightTensor:
-        parameter = dict(self._calibration.module.named_parameters(remove_duplicate=False))[name]
-        dtype = dtype_by_torch_name(str(parameter.dtype).removeprefix("torch."))
-        return WeightTensor(name, dtype, tuple(parameter.shape), lambda: _array(self._parameters[name]))
-
-    def _start(self, vectors: list[str]) -> Student:
-        """Return the student as training finds it."""
-        settings = self._settings
-        weights: dict[str, Tensor] = {}
-        quantizers: dict[str, Quantizer] = {}
-        units: dict[str, float] = {}
-        coded: dict[str, QuantizedTensor] = {}
-        if settings.start == "rd":
-            matrices = [t for t in self._tensors if len(t.shape) > 1]
-            start = RateDistortion().quantize(
-                matrices, self._budget, lambda codes, vectors=None: self._measure(codes, self._fixed), self._progress
-            )
-            coded = {code.name: code for code in start.codes}
-        for tensor in self._tensors:
-            weight = torch.from_numpy(np.array(tensor.load(), np.float32).reshape(tensor.shape))
-            step = None
-            unit = float(weight.square().mean().sqrt()) or 1.0
-            if tensor.name in coded:
-                step = unit = coded[tensor.name].transform.step  # type: ignore[attr-defined]
-                if settings.transform in ("linear", "joint"):
-                    # `rd` chose codes whose errors cancel: the weights begin in their cells, as near as they can.
-                    q = torch.from_numpy(coded[tensor.name].codes.astype(np.float32)).reshape(tensor.shape)
-                    weight = (weight / step).clamp(q - _MARGIN, q + _MARGIN) * step
-            weights[tensor.name] = weight
-            kind = settings.transform if len(tensor.shape) > 1 else "linear"
-            quantizers[tensor.name] = make_quantizer(kind, weight, step)
-            units[tensor.name] = unit
-        if settings.reestimate_statistics:
-            values = {t.name: quantizers[t.name](weights[t.name])[0].detach() for t in self._tensors}
-            matrices = {name: value for name, value in values.items() if value.dim() > 1}
-            self._module = working_copy(self._calibration.module)
-            reestimate_statistics(self._module, matrices, self._calibration.samples.in_order(settings.batch_size))
-            self._fixed = self._folded()
-        return Student(self._module, weights, quantizers, units, vectors, self._calibration.mantissa_bits)
+        if self._of == "weight_bytes":
+            expected += self._last.file_bytes - self._last.weight_bytes
+        return Compressed(found, vectors, round(expected), self._seconds | trainer.seconds)
 
     def _coded(self, codes: Sequence[np.ndarray]) -> list[QuantizedTensor]:
         """Return integer codes with what decodes them."""
@@ -197,13 +146,13 @@ class _Run:
 
     def _vectors(self) -> dict[str, np.ndarray]:
         """Return all vectors that differ from the model's."""
-        return self._fixed | {name: _array(vector) for name, vector in self._student.vectors.items()}
+        return self._start.fixed | {name: _array(vector) for name, vector in self._student.vectors.items()}
 
     def _sizes(self) -> tuple[int, int]:
         """Return the exact size of the present codes, and the bytes of codes in it."""
         integers = self._student.integers()
-        size = self._measure(self._coded([integers[t.name] for t in self._tensors]), self._vectors())
-        return getattr(size, self._of), size.weight_bytes
+        self._last = self._measure(self._coded([integers[t.name] for t in self._tensors]), self._vectors())
+        return getattr(self._last, self._of), self._last.weight_bytes
 
     def _shown_size(self, size: float) -> str:
         if self._of == "file_bytes":

@@ -3,6 +3,7 @@
 import io
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +11,21 @@ from typing import Any
 
 import torch
 
-from l2fmt.container.atomic import atomic_write
+from l2fmt.container.atomic import atomic_write, check_target
 from l2fmt.errors import FileAccessError, InputError
 
 
 class Checkpoint:
     """Keeps a dictionary of tensors and plain values at `path`, or nothing without a path.
 
-    `identity` says which run it is: its weights, data, target and settings.
+    `identity` says which run it is: its weights, data, target and settings. Raises FileAccessError for a path that
+    cannot be written.
     """
 
     def __init__(self, path: str | None, identity: str):
         self._path, self._identity = path, identity
+        if path is not None:
+            check_target(path, overwrite=True)  # better now than after the first minute
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace what was kept."""
@@ -37,11 +41,19 @@ class Checkpoint:
         if self._path is None or not Path(self._path).exists():
             return None
         try:
-            content = torch.load(self._path, map_location="cpu", weights_only=True)
+            data = Path(self._path).read_bytes()
         except OSError as error:
             raise FileAccessError(f"{self._path}: cannot be read ({error.strerror or error})") from error
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if (damaged := archive.testzip()) is not None:  # torch does not look at the checksums
+                    raise InputError(f"{self._path} is damaged: the checksum of {damaged} is wrong")
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (InputError, MemoryError):
+            raise
         except Exception as error:  # torch lets any kind escape on damaged bytes
-            raise InputError(f"{self._path} is no checkpoint ({str(error).partition(chr(10))[0]})") from error
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise InputError(f"{self._path} is no checkpoint ({reason})") from error
         if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
             raise InputError(f"{self._path} is no checkpoint of a training run")
         if content.get("identity") != self._identity:

@@ -17,6 +17,19 @@ class Teacher:
 
     def __init__(self, module: nn.Module, blocks: Sequence[str]):
         self.module, self.blocks = module, blocks
+        self.device = next(iter([*module.parameters(), *module.buffers()])).device
+        self.memory_format = torch.channels_last
+
+    def probe(self, batch: Batch) -> None:
+        """Run on a batch, and set the memory format of pictures to one that the module works with.
+
+        Convolutions are faster where the channels of a pixel are neighbours, but views of their results may fail.
+        """
+        try:
+            self.run(batch.to(self.device, self.memory_format))
+        except InputError:
+            self.memory_format = torch.contiguous_format
+            self.run(batch.to(self.device, self.memory_format))
 
     def run(self, batch: Batch) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
         """Return the outputs of the blocks by name, and the final ones.
@@ -26,7 +39,9 @@ class Teacher:
         with torch.no_grad(), record(self.module, self.blocks) as taps:
             try:
                 output = self.module(*batch.args, **batch.kwargs)
-            except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # code of the user: any kind
                 given = ", ".join(
                     [*(_described(a) for a in batch.args), *(f"{k}={_described(v)}" for k, v in batch.kwargs.items())]
                 )
@@ -45,7 +60,9 @@ def distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
     total = torch.zeros((), device=theirs[0].device)
     for a, b in zip(ours, theirs, strict=True):
         b = b.float()
-        total = total + F.mse_loss(a.float(), b) / b.var(correction=0).clamp(min=1e-12)
+        # What is constant counts relative to its size instead.
+        scale = torch.maximum(b.var(correction=0), 1e-6 * b.square().mean()).clamp(min=1e-12)
+        total = total + F.mse_loss(a.float(), b) / scale
     return total / len(theirs)
 
 

@@ -13,20 +13,18 @@ _FIRST, _GROWTH, _STEEPEST = 1e-8, 64.0, 2.0
 _BISECTIONS = 14
 
 
-def land(
-    codes: Sequence[np.ndarray], target: int, measure: Callable[[list[np.ndarray]], int]
-) -> tuple[list[np.ndarray], bool]:
+def land(codes: Sequence[np.ndarray], target: int, measure: Callable[[list[np.ndarray]], int]) -> list[np.ndarray]:
     """Round real codes so that the measured size is at most `target`, and within 0.5 % of it.
 
     Each becomes the integer q, of the nearest and its two neighbours, that minimises (c - q)^2 + t * bits(q), the bits
     being those of the class model fitted to the nearest ones; t, of either sign, is found by bisection. Returns int32
-    arrays of the shapes given, and whether the size was met: where codes jump over it, or the target is far above,
-    they are the nearest that were tried below. Raises TargetError, saying what can be reached, if it is far below.
+    arrays of the shapes given. Where codes jump over the size, or the target is far above, they are the nearest that
+    were tried below. Raises TargetError, saying what can be reached, if it is far below.
     """
     nearest = [np.rint(c).astype(np.int32) for c in codes]
     first = size = measure(nearest)
     if _fits(size, target):
-        return nearest, True
+        return nearest
     rounding = _Rounding(codes, nearest)
     sign = 1 if size > target else -1
     below = nearest if size <= target else None  # the largest result below the target
@@ -35,14 +33,14 @@ def land(
         trial = rounding(sign * trade_off)
         size = measure(trial)
         if _fits(size, target):
-            return trial, True
+            return trial
         if size <= target:
             below = trial
         if (size < target) == (sign > 0):
             break
         if trade_off > _STEEPEST:
             if below is not None:
-                return below, False
+                return below
             message = f"{target:,} bytes cannot be reached: training ended at {first:,}, and rounding at {size:,}"
             raise TargetError(f"{message}; train longer, or ask for a smaller ratio")
         inside, trade_off = trade_off, trade_off * _GROWTH
@@ -52,14 +50,14 @@ def land(
         trial = rounding(sign * middle)
         size = measure(trial)
         if _fits(size, target):
-            return trial, True
+            return trial
         if size <= target:
             below = trial
         if (size < target) == (sign > 0):
             outside = middle
         else:
             inside = middle
-    return below if below is not None else nearest, False
+    return below if below is not None else nearest
 
 
 def _fits(size: int, target: int) -> bool:

@@ -104,11 +104,15 @@ class LogQuantizer(Quantizer):
     parameter_names = ("step", "scale")
 
     def codes(self, weights: Tensor) -> Tensor:
-        return weights.sign() * torch.log1p(weights.abs() / self.parameter("scale")) / self.parameter("step")
+        scale, step = self.parameter("scale"), self.parameter("step")
+        # At 0 the sign would take the gradient away, and no weight that decodes to 0 could ever come back.
+        beyond = weights.sign() * torch.log1p(weights.abs() / scale) / step
+        return torch.where(weights == 0, weights / (scale * step), beyond)
 
     def values(self, codes: Tensor) -> Tensor:
-        size = (codes.abs() * self.parameter("step")).clamp(max=80.0)  # exp stays finite
-        return codes.sign() * torch.expm1(size) * self.parameter("scale")
+        scale, step = self.parameter("scale"), self.parameter("step")
+        size = (codes.abs() * step).clamp(max=80.0)  # exp stays finite
+        return torch.where(codes == 0, codes * step * scale, codes.sign() * torch.expm1(size) * scale)
 
     def transform(self, largest: int) -> Transform:
         return logarithmic(_number(self.parameter("scale")), _number(self.parameter("step")))
@@ -120,11 +124,13 @@ class ExpQuantizer(Quantizer):
     parameter_names = ("step", "scale")
 
     def codes(self, weights: Tensor) -> Tensor:
-        size = (weights.abs() / self.parameter("scale")).clamp(max=80.0)
-        return weights.sign() * torch.expm1(size) / self.parameter("step")
+        scale, step = self.parameter("scale"), self.parameter("step")
+        size = (weights.abs() / scale).clamp(max=80.0)
+        return torch.where(weights == 0, weights / (scale * step), weights.sign() * torch.expm1(size) / step)
 
     def values(self, codes: Tensor) -> Tensor:
-        return codes.sign() * torch.log1p(codes.abs() * self.parameter("step")) * self.parameter("scale")
+        scale, step = self.parameter("scale"), self.parameter("step")
+        return torch.where(codes == 0, codes * step * scale, codes.sign() * torch.log1p(codes.abs() * step) * scale)
 
     def transform(self, largest: int) -> Transform:
         return exponential(_number(self.parameter("scale")), _number(self.parameter("step")), max(largest, 1))

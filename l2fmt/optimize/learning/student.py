@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from l2fmt.errors import InputError
 from l2fmt.inputs.calibration import Batch
 from l2fmt.optimize.learning.quantizers import Quantizer
 
@@ -24,8 +25,9 @@ class Student:
 
     `weights` are the real-valued weights behind the codes and `quantizers` what turns them into codes, by name;
     `vectors` the trained vectors (biases, scales), which count as rounded to `mantissa_bits` wherever they are used.
-    `units` says by how much each weight tensor changes in steps of about equal effect. `reached` are the tensors on
-    which the output depends, and `moving` those of them whose weights are trained: see `find_reached`.
+    `units` says by how much each weight tensor changes in steps of about equal effect. `aliases` are names in the
+    module of tensors that have another name here. `reached` are the tensors on which the output depends, and
+    `partly` those of them that it reaches only in some rows at a time: see `find_reached`.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Student:
         units: Mapping[str, float],
         vectors: Sequence[str],
         mantissa_bits: int,
+        aliases: Mapping[str, str],
     ):
         self.module = module
         own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
@@ -44,25 +47,26 @@ class Student:
         self.quantizers = {name: quantizer.to(self.device) for name, quantizer in quantizers.items()}
         self.units = dict(units)
         self.vectors = {name: nn.Parameter(own[name].detach().clone()) for name in vectors}
-        self.reached = self.moving = list(weights)
+        self.reached: list[str] = list(weights)
+        self.partly: list[str] = []
         self._mantissa_bits = mantissa_bits
+        self._aliases = _tied_names(module) | dict(aliases)
 
     def find_reached(self, gradients: Mapping[str, Tensor | None]) -> None:
-        """Set `reached` and `moving` by the gradients of the outputs' distance, and drop vectors without one.
+        """Set `reached` and `partly` by the gradients of the outputs' distance, and drop vectors without one.
 
         The rate alone would drive to zero what the data never touch. A tensor without any gradient (a layer that the
-        output does not use) keeps its codes; one of which most rows have none (an embedding: few of its words occur in
-        a batch) keeps its weights, and only its transform is trained.
+        output does not use) keeps its codes; one of which some rows have none (an embedding: few of its words occur in
+        a batch) is to feel the rate only in rows that the batch touches.
         """
-        self.reached, self.moving = [], []
+        self.reached, self.partly = [], []
         for name in self.weights:
             gradient = gradients.get(name)
-            if gradient is None or not gradient.any():
+            if gradient is None or not (rows := touched_rows(gradient)).any():
                 continue
             self.reached.append(name)
-            rows = gradient.reshape(gradient.shape[0], -1).any(1)
-            if int(rows.sum()) * 2 >= rows.numel():
-                self.moving.append(name)
+            if not rows.all():
+                self.partly.append(name)
         self.vectors = {name: v for name, v in self.vectors.items() if gradients.get(name) is not None}
 
     def decoded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -75,7 +79,9 @@ class Student:
     def run(self, batch: Batch, values: Mapping[str, Tensor]) -> Any:
         """Return the module's output for a batch, with these weights and the rounded vectors."""
         vectors = {name: self._rounded(vector) for name, vector in self.vectors.items()}
-        return functional_call(self.module, {**values, **vectors}, batch.args, batch.kwargs)
+        tensors = {**values, **vectors}
+        tensors |= {alias: tensors[name] for alias, name in self._aliases.items() if name in tensors}
+        return functional_call(self.module, tensors, batch.args, batch.kwargs, tie_weights=False)
 
     def _rounded(self, vector: Tensor) -> Tensor:
         return vector + (rounded_mantissa(vector.detach(), self._mantissa_bits) - vector.detach())
@@ -112,9 +118,36 @@ def rounded_mantissa(values: Tensor, bits: int) -> Tensor:
     return ((words + ((1 << (drop - 1)) - 1) + odd) & -(1 << drop)).view(torch.float32)
 
 
+def touched_rows(gradient: Tensor) -> Tensor:
+    """Return for each row of a gradient, dense or sparse, whether any of it is not zero."""
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return dense.reshape(dense.shape[0] if dense.dim() else 1, -1).any(1)
+
+
+def _tied_names(module: nn.Module) -> dict[str, str]:
+    """Return the names of a module's parameters and buffers that are other names of an earlier one."""
+    first: dict[int, str] = {}
+    names = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: owner for name, tensor in names if (owner := first.setdefault(id(tensor), name)) != name}
+
+
 def working_copy(module: nn.Module) -> nn.Module:
-    """Return a copy of a module in float32 and evaluation mode, without gradients of its own."""
-    return deepcopy(module).float().eval().requires_grad_(False)
+    """Return a copy of a module in float32 and evaluation mode, without gradients of its own.
+
+    Raises InputError for a module that cannot be copied.
+    """
+    try:
+        return deepcopy(module).float().eval().requires_grad_(False)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"the {type(module).__name__} cannot be copied, as training needs ({reason})") from error
+
+
+def round_statistics(module: nn.Module, adjustable: frozenset[str], mantissa_bits: int) -> None:
+    """Round the buffers that a file will round, in place."""
+    for name, buffer in module.named_buffers():
+        if name in adjustable:
+            buffer.copy_(rounded_mantissa(buffer, mantissa_bits))
 
 
 def fold_statistics(module: nn.Module, adjustable: frozenset[str]) -> dict[str, Tensor]:
@@ -143,23 +176,32 @@ def fold_statistics(module: nn.Module, adjustable: frozenset[str]) -> dict[str, 
     return changed
 
 
-def reestimate_statistics(module: nn.Module, values: Mapping[str, Tensor], batches: Iterable[Batch]) -> None:
-    """Replace the statistics of all batch norms, in place, by those of the inputs they get with these weights.
+def reestimate_statistics(
+    module: nn.Module, values: Mapping[str, Tensor], batches: Iterable[Batch], adjustable: frozenset[str]
+) -> dict[str, Tensor]:
+    """Replace the statistics of batch norms, in place, by those of the inputs they get with these weights.
 
-    They are averages over the batches, each normalized by its own statistics, as in training.
+    They are averages over the batches, each normalized by its own statistics, as in training. Norms of which a
+    statistic is not `adjustable` are left alone. Returns the changed tensors by name.
     """
-    norms = [m for m in module.modules() if isinstance(m, _NORMS) and m.track_running_stats]
-    before = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked and norm.num_batches_tracked.clone() for norm in norms]
-    for norm in norms:
+    norms: dict[str, Any] = {}
+    for path, norm in module.named_modules():
+        prefix = f"{path}." if path else ""
+        if isinstance(norm, _NORMS) and {f"{prefix}running_mean", f"{prefix}running_var"} <= adjustable:
+            norms[prefix] = norm
+    before = {}
+    for prefix, norm in norms.items():
+        before[prefix] = (norm.momentum, norm.num_batches_tracked.clone())
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
         norm.train()
     with torch.no_grad():
         for batch in batches:
             functional_call(module, dict(values), batch.args, batch.kwargs)
-    for norm, momentum, count in zip(norms, before, counts, strict=True):
+    changed = {}
+    for prefix, norm in norms.items():
         norm.eval()
-        norm.momentum = momentum
-        if count is not None and norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.copy_(count)
+        norm.momentum = before[prefix][0]
+        norm.num_batches_tracked.copy_(before[prefix][1])
+        changed |= {f"{prefix}running_mean": norm.running_mean, f"{prefix}running_var": norm.running_var}
+    return changed

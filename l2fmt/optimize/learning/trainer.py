@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2fmt.errors import InputError
 from l2fmt.inputs.calibration import Batch, CalibrationSet
 from l2fmt.optimize.base import Progress
 from l2fmt.optimize.learning.checkpoint import Checkpoint, interruptible
 from l2fmt.optimize.learning.distillation import Teacher, distillation_loss, label_loss
+from l2fmt.optimize.learning.optimizers import cosine, make_optimizers, vector_groups
 from l2fmt.optimize.learning.pictures import augmented
 from l2fmt.optimize.learning.rate import Balance, Counting, Gate, RateEstimate
 from l2fmt.optimize.learning.settings import Settings
-from l2fmt.optimize.learning.student import Student
+from l2fmt.optimize.learning.student import Student, touched_rows
 from l2fmt.optimize.learning.taps import record
 
 _MEASURE_EVERY = 100  # iterations between two exact measurements of the size
@@ -47,9 +49,11 @@ class Trainer:
         self._measure, self._target = measure, target
         self._shown_size, self._checkpoint, self._progress = shown_size, checkpoint, progress
         self._counting = Counting(settings.kernel, settings.resolution, settings.relaxation, settings.query_path)
+        if settings.label_weight and not samples.has_labels:
+            raise InputError("label_weight asks for labels, and the calibration data have none")
         self._find_reached()
         self._control = (Balance if settings.control == "balance" else Gate)(settings.rate_weight)
-        self._optimizers = _optimizers(settings, student)
+        self._optimizers = make_optimizers(settings, student)
         self._loss = 0.0  # smoothed
         self.estimate = RateEstimate()
         self.seconds: dict[str, float] = {}
@@ -59,6 +63,8 @@ class Trainer:
         phases = self._settings.phases()
         total = sum(count for _, count in phases)
         done = self._load()
+        if not total:
+            self._calibrate()
         batches = self._batches(skip=done)
         first, saved = 0, time.monotonic()
         with interruptible() as interrupted:
@@ -84,15 +90,17 @@ class Trainer:
 
     def settle(self, values: dict[str, Tensor], iterations: int) -> None:
         """Train the vectors alone, with these weights."""
-        groups = _vector_groups(self._settings, self._student)
+        groups = vector_groups(self._settings, self._student)
         if not iterations or not groups:
             return
+        for vector in self._student.vectors.values():
+            vector.requires_grad_()
         optimizer = torch.optim.Adam(groups)
         total = sum(count for _, count in self._settings.phases())
         batches = self._batches(skip=total)
         for iteration in range(iterations):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _cosine((iteration + 0.5) / iterations)
+                group["lr"] = group["peak"] * cosine((iteration + 0.5) / iterations)
             batch = self._prepared(next(batches), total + iteration)
             optimizer.zero_grad()
             self._distance(batch, values).backward()
@@ -109,8 +117,16 @@ class Trainer:
                     parameter.requires_grad_(trained)
             optimizer.zero_grad()
         values, codes = student.decoded()
+        touched: dict[str, Tensor] = {}
+        for name in student.partly:
+            if values[name].requires_grad:
+                values[name].register_hook(lambda gradient, name=name: _note_rows(touched, name, gradient))
         loss = self._distance(batch, values)
         shown = float(loss.detach())
+        if not math.isfinite(shown):
+            raise InputError(
+                f"training diverged: the distance from the full model is {shown}; try lower learning rates"
+            )
         self._loss = _PAST * self._loss + (1 - _PAST) * shown if self._loss else shown
         if what == "weights" and not settings.rate_in_weights:
             with torch.no_grad():
@@ -121,6 +137,9 @@ class Trainer:
             weight = self._control(size / (self._target * _AIM) - 1)
             loss = loss + weight * (bits / (8 * self._target)).to(loss.dtype)
         loss.backward()
+        for name, rows in touched.items():  # where the data say nothing, the rate has no say either
+            if (gradient := student.weights[name].grad) is not None:
+                gradient[~rows] = 0
         for kind, optimizer in self._optimizers.items():
             if what in ("all", kind):
                 optimizer.step()
@@ -130,7 +149,10 @@ class Trainer:
         student = self._student
         values, _ = student.decoded()
         leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        self._distance(self._prepared(next(self._batches(skip=0)), 0), leaves).backward()
+        loss = self._distance(self._prepared(next(self._batches(skip=0)), 0), leaves)
+        if not loss.requires_grad:
+            raise InputError("the outputs of the model have no gradient: it uses no weights, or runs under no_grad")
+        loss.backward()
         student.find_reached({name: tensor.grad for name, tensor in (leaves | student.vectors).items()})
         for vector in student.vectors.values():
             vector.grad = None
@@ -161,7 +183,7 @@ class Trainer:
             return self.estimate.size(float(self._counting.bits(self._student.decoded()[1])))
 
     def _batches(self, skip: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(self._settings.seed)
+        generator = torch.Generator().manual_seed(self._settings.seed % 2**63)
         batches = self._samples.shuffled(self._settings.batch_size, generator)
         for _ in range(skip):
             next(batches)
@@ -170,17 +192,12 @@ class Trainer:
     def _prepared(self, batch: Batch, iteration: int) -> Batch:
         """Return a batch on the model's device, augmented in a way that depends on nothing but the iteration."""
         if self._settings.augment:
-            generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + iteration)
+            generator = torch.Generator().manual_seed((self._settings.seed * 1_000_003 + iteration) % 2**63)
             batch = augmented(batch, generator)
-        device = self._student.device
-        return Batch(
-            tuple(_moved(value, device) for value in batch.args),
-            {name: _moved(value, device) for name, value in batch.kwargs.items()},
-            None if batch.labels is None else batch.labels.to(device),
-        )
+        return batch.to(self._student.device, self._teacher.memory_format)
 
     def _set_rates(self, share: float) -> None:
-        factor = _cosine(share) if self._settings.cosine else 1.0
+        factor = cosine(share) if self._settings.cosine else 1.0
         for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
@@ -201,42 +218,20 @@ class Trainer:
         state = self._checkpoint.load()
         if state is None:
             return 0
-        self._student.load_state(state["student"])
-        self._control.state = state["control"]
-        self.estimate.state = tuple(state["estimate"])
-        self._loss = state["loss"]
-        for kind, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][kind])
-        return state["done"]
+        try:
+            self._student.load_state(state["student"])
+            self._control.state = float(state["control"])
+            counted, size, slope = map(float, state["estimate"])
+            self.estimate.state = (counted, size, slope)
+            self._loss = float(state["loss"])
+            for kind, optimizer in self._optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][kind])
+            return int(state["done"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"the checkpoint does not hold the state of this run ({error})") from error
 
 
-def _cosine(share: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * share))
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    # Convolutions are faster where the channels of a pixel are neighbours.
-    return value.to(device, memory_format=torch.channels_last if value.dim() == 4 else torch.preserve_format)
-
-
-def _optimizers(settings: Settings, student: Student) -> dict[str, torch.optim.Adam]:
-    """Return Adam for transforms and for weights with vectors; `peak` of a group is its largest learning rate."""
-    transforms = [p for name in student.reached for p in student.quantizers[name].parameters()]
-    weights = [
-        {"params": [student.weights[name]], "peak": settings.weight_lr * student.units[name]} for name in student.moving
-    ]
-    groups = {
-        "transforms": [{"params": transforms, "peak": settings.transform_lr}] if transforms else [],
-        "weights": weights + _vector_groups(settings, student),
-    }
-    return {kind: torch.optim.Adam(members) for kind, members in groups.items() if members}
-
-
-def _vector_groups(settings: Settings, student: Student) -> list[dict[str, Any]]:
-    result = []
-    for vector in student.vectors.values():
-        typical = float(vector.detach().square().mean().sqrt())
-        result.append({"params": [vector], "peak": settings.vector_lr * (typical or 1.0)})
-    return result
+def _note_rows(touched: dict[str, Tensor], name: str, gradient: Tensor) -> Tensor:
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    touched[name] = touched_rows(dense)
+    return dense

@@ -1,0 +1,101 @@
+"""What training starts from: the module as it will run, the weights and grids of `rd` or of plain ranges."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2fmt.dtypes import dtype_by_torch_name
+from l2fmt.optimize.base import Budget, Calibration, Measure, Progress, WeightTensor
+from l2fmt.optimize.learning.quantizers import Quantizer, make_quantizer
+from l2fmt.optimize.learning.settings import Settings
+from l2fmt.optimize.learning.student import (
+    Student,
+    fold_statistics,
+    reestimate_statistics,
+    round_statistics,
+    working_copy,
+)
+from l2fmt.optimize.rd import RateDistortion
+from l2fmt.pipeline import QuantizedTensor, Size
+
+_MARGIN = 0.45  # how far from a code, in steps, a weight may begin that `rd` rounded to it
+
+
+class Start:
+    """Makes the student. `tensors` are those to be coded, `fixed` the vectors that differ from the model's already."""
+
+    def __init__(self, settings: Settings, tensors: Sequence[WeightTensor], calibration: Calibration):
+        self._settings, self._calibration = settings, calibration
+        self._module = working_copy(calibration.module)
+        self.fixed = self._fold()
+        self.tensors = list(tensors)
+        own = self._module.named_parameters(remove_duplicate=False)
+        self._vectors = [name for name, _ in own if name in calibration.vectors]
+        if settings.vectors == "uniform":
+            self.tensors += [self._vector(name) for name in self._vectors]
+            self._vectors = []
+
+    def _fold(self) -> dict[str, np.ndarray]:
+        """Fold statistics if asked to, round the others as the file will; return what then differs from the model."""
+        adjustable = self._calibration.vectors
+        changed = fold_statistics(self._module, adjustable) if self._settings.fold_statistics else {}
+        round_statistics(self._module, adjustable, self._calibration.mantissa_bits)
+        return {name: _array(tensor) for name, tensor in changed.items()}
+
+    def _vector(self, name: str) -> WeightTensor:
+        parameter = dict(self._calibration.module.named_parameters(remove_duplicate=False))[name]
+        dtype = dtype_by_torch_name(str(parameter.dtype).removeprefix("torch."))
+        return WeightTensor(
+            name, dtype, tuple(parameter.shape), lambda: _array(self._module.get_parameter(name).reshape(-1))
+        )
+
+    def student(self, budget: Budget, measure: Measure, progress: Progress) -> Student:
+        """Return the student as training finds it, at the size of the budget if `rd` is to begin."""
+        settings, calibration = self._settings, self._calibration
+        weights: dict[str, Tensor] = {}
+        quantizers: dict[str, Quantizer] = {}
+        units: dict[str, float] = {}
+
+        def begin(tensor: WeightTensor, code: QuantizedTensor | None) -> None:
+            weight = torch.from_numpy(np.array(tensor.load(), np.float32).reshape(tensor.shape))
+            step, kind = None, settings.transform if len(tensor.shape) > 1 else "linear"
+            unit = float(weight.double().square().mean().sqrt()) or 1.0
+            if code is not None:
+                step = unit = code.transform.step  # type: ignore[attr-defined]
+                if kind in ("linear", "joint"):
+                    # `rd` chose codes whose errors cancel: the weights begin in their cells, as near as they can.
+                    q = torch.from_numpy(code.codes.astype(np.float32)).reshape(tensor.shape)
+                    weight = (weight / step).clamp(q - _MARGIN, q + _MARGIN) * step
+            weights[tensor.name], units[tensor.name] = weight, unit
+            quantizers[tensor.name] = make_quantizer(kind, weight, step)
+
+        matrices = [t for t in self.tensors if len(t.shape) > 1]
+        coded: dict[str, QuantizedTensor] = {}
+        if settings.start == "rd":
+
+            def folded(codes: Sequence[QuantizedTensor], vectors: object = None) -> Size:
+                return measure(codes, self.fixed)
+
+            start = RateDistortion().quantize(matrices, budget, folded, progress)
+            coded = {code.name: code for code in start.codes}
+        for tensor in matrices:
+            begin(tensor, coded.get(tensor.name))
+        if settings.reestimate_statistics:
+            self._module = working_copy(calibration.module)
+            values = {name: q(weights[name])[0].detach() for name, q in quantizers.items()}
+            device = next(self._module.parameters()).device
+            batches = (batch.to(device) for batch in calibration.samples.in_order(settings.batch_size))
+            changed = reestimate_statistics(self._module, values, batches, calibration.vectors)
+            self.fixed = {name: _array(tensor) for name, tensor in changed.items()} | self._fold()
+        for tensor in self.tensors:
+            if len(tensor.shape) < 2:
+                begin(tensor, None)
+        return Student(
+            self._module, weights, quantizers, units, self._vectors, calibration.mantissa_bits, calibration.aliases
+        )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy().copy()
