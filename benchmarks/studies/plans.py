@@ -75,8 +75,8 @@ def improvements(choice: Choice) -> list[Run]:
     undone: dict[str, dict[str, Any]] = {
         "all improvements": {},
         "joint transform": {"transform": "joint"},
-        "transforms and weights in turns": {"together": False},
-        "in turns, weights without rate": {"together": False, "rate_in_weights": False},
+        "transforms and weights in turns": {"together": False, "transform_iterations": 100},
+        "in turns, weights without rate": {"together": False, "transform_iterations": 100, "rate_in_weights": False},
         "start at 256 steps": {"start": "range", "transform_lr": 0.02},
         "gate for the rate": {"control": "gate", "rate_weight": 1.0},
         "relaxation by range": {"resolution": 64.0},

@@ -87,6 +87,7 @@ class _Run:
             self._target, self._of = budget.file_bytes, "file_bytes"
         else:
             self._target, self._of = int((budget.weight_bits or 0) * _count(tensors) / 8), "weight_bytes"
+        self._checkpoint = Checkpoint(calibration.checkpoint, self._identity())
         self._seconds: dict[str, float] = {}
         module = working_copy(calibration.module)
         self._teacher = Teacher(module, settings.blocks or tuple(find_blocks(module)))
@@ -99,7 +100,6 @@ class _Run:
     def result(self) -> Compressed:
         """Train, and return the codes and vectors that meet the size."""
         settings, student = self._settings, self._student
-        checkpoint = Checkpoint(self._calibration.checkpoint, self._identity())
         trainer = Trainer(
             settings,
             student,
@@ -108,7 +108,7 @@ class _Run:
             self._sizes,
             self._target,
             self._shown_size,
-            checkpoint,
+            self._checkpoint,
             self._progress,
         )
         trainer.run()

@@ -22,7 +22,7 @@ def model(seed=0, **shapes):
     return tensors
 
 
-def measure(codes):
+def measure(codes, vectors=None):
     return write_files(None, codes, {}, {})
 
 

@@ -24,12 +24,15 @@ class Teacher:
         """Run on a batch, and set the memory format of pictures to one that the module works with.
 
         Convolutions are faster where the channels of a pixel are neighbours, but views of their results may fail.
+        Raises InputError, as `run` does, and for outputs that are not finite.
         """
         try:
-            self.run(batch.to(self.device, self.memory_format))
+            _, final = self.run(batch.to(self.device, self.memory_format))
         except InputError:
             self.memory_format = torch.contiguous_format
-            self.run(batch.to(self.device, self.memory_format))
+            _, final = self.run(batch.to(self.device, self.memory_format))
+        if not all(output.isfinite().all() for output in final):
+            raise InputError("outputs of the model on the calibration data are not finite: nothing to compare")
 
     def run(self, batch: Batch) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
         """Return the outputs of the blocks by name, and the final ones.

@@ -22,7 +22,8 @@ def _augmented(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     if x.dim() != 4 or x.shape[1] != 3 or not x.is_floating_point():
         return x
     count, _, height, width = x.shape
-    down, right = (int(torch.randint(-n // 8, n // 8 + 1, (), generator=generator)) for n in (height, width))
+    most = (height // 8, width // 8)
+    down, right = (int(torch.randint(-n, n + 1, (), generator=generator)) for n in most)
     shifted = F.pad(x, (right, -right, down, -down))
     mirrored = torch.rand(count, generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], shifted.flip(3), shifted)

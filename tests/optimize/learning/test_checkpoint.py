@@ -81,22 +81,21 @@ def test_a_file_cut_short_is_refused(tmp_path: Path):
             Checkpoint(str(path), "me").load()
 
 
-@pytest.mark.xfail(strict=True, reason="torch.load does not check the checksums of its zip")
 def test_a_damaged_tensor_is_refused(tmp_path: Path):
     path = tmp_path / "run.pt"
     Checkpoint(str(path), "me").save(state())
     damaged = bytearray(path.read_bytes())
     damaged[damaged.index(state()["weights"]["a"].numpy().tobytes()[:64]) + 10] ^= 1  # type: ignore[index]
     path.write_bytes(damaged)
-    with pytest.raises(InputError, match="no checkpoint"):
+    with pytest.raises(InputError, match=r"run\.pt is damaged: the checksum of .* is wrong"):
         Checkpoint(str(path), "me").load()
 
 
 def test_places_that_cannot_be_used(tmp_path: Path):
     with pytest.raises(FileAccessError, match="no folder"):
-        Checkpoint(str(tmp_path / "nowhere" / "run.pt"), "me").save(state())
-    with pytest.raises(FileAccessError, match="cannot be read"):
-        Checkpoint(str(tmp_path), "me").load()
+        Checkpoint(str(tmp_path / "nowhere" / "run.pt"), "me")
+    with pytest.raises(FileAccessError, match="is a directory"):
+        Checkpoint(str(tmp_path), "me")
 
 
 def test_the_first_interrupt_sets_the_event_and_the_second_interrupts():

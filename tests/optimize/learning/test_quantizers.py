@@ -130,15 +130,7 @@ def test_gradients_are_those_of_frozen_rounding(kind, parameters):
         np.testing.assert_allclose(of_parameters[name], (up - down) / (2 * h), rtol=2e-3, atol=2e-4, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "linear",
-        "joint",
-        pytest.param("log", marks=pytest.mark.xfail(strict=True, reason="sign and abs have no gradient at code 0")),
-        pytest.param("exp", marks=pytest.mark.xfail(strict=True, reason="sign and abs have no gradient at code 0")),
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_pruned_weight_keeps_its_gradient(kind):
     """Else a weight that once rounded to 0 could never come back."""
     w = torch.tensor([0.01, -0.01, 0.0])

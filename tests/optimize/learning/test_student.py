@@ -14,7 +14,9 @@ from l2fmt.optimize.learning.student import (
     Student,
     fold_statistics,
     reestimate_statistics,
+    round_statistics,
     rounded_mantissa,
+    touched_rows,
     working_copy,
 )
 from l2fmt.transforms import round_mantissa
@@ -95,7 +97,16 @@ def test_statistics_are_the_average_of_the_batches():
     samples, weight = CalibrationSet.of(torch.randn(20, 3)), torch.randn(4, 3)
     batches = list(samples.in_order(10))
     before = deepcopy(module.state_dict())
-    reestimate_statistics(module, {"0.weight": weight}, batches)
+    adjustable = vectors_of(module)
+    assert reestimate_statistics(module, {"0.weight": weight}, batches, frozenset()) == {}
+    assert reestimate_statistics(module, {"0.weight": weight}, batches, adjustable - {"1.running_var"}).keys() == {
+        "3.running_mean",
+        "3.running_var",
+    }
+    assert torch.equal(module.state_dict()["1.running_mean"], before["1.running_mean"])
+    changed = reestimate_statistics(module, {"0.weight": weight}, batches, adjustable)
+    assert set(changed) == {f"{i}.running_{what}" for i in (1, 3) for what in ("mean", "var")}
+    assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in changed.items())
 
     inputs = [nn.functional.linear(b.args[0], weight, linear.bias) for b in batches]
     expected_mean = torch.stack([x.mean(0) for x in inputs]).mean(0)
@@ -110,17 +121,29 @@ def test_statistics_are_the_average_of_the_batches():
         assert torch.equal(tensor, before[name]) == ("running" not in name)
 
 
-@pytest.mark.xfail(strict=True, reason="`0 and clone` is the counter itself, not a copy")
 def test_a_counter_at_zero_returns_too():
     module = nn.BatchNorm1d(3)
-    reestimate_statistics(module, {}, CalibrationSet.of(torch.randn(20, 3)).in_order(10))
+    batches = CalibrationSet.of(torch.randn(20, 3)).in_order(10)
+    assert set(reestimate_statistics(module, {}, batches, vectors_of(module))) == {"running_mean", "running_var"}
     assert module.num_batches_tracked is not None and module.num_batches_tracked == 0
 
 
-def make_student(module: nn.Module, step: float = 0.1, vectors: tuple[str, ...] = ()) -> Student:
-    weights = {n: p for n, p in module.named_parameters() if p.dim() > 1}
+def test_statistics_that_stay_are_rounded():
+    module = randomized(nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False)))
+    before = deepcopy(module.state_dict())
+    round_statistics(module, frozenset({"0.running_mean", "1.running_var", "0.weight"}), 6)
+    for name, tensor in module.state_dict().items():
+        rounded = name in ("0.running_mean", "1.running_var")  # parameters are rounded where they are used
+        expected = torch.as_tensor(round_mantissa(before[name].numpy(), 6)) if rounded else before[name]
+        assert torch.equal(tensor, expected) and torch.equal(tensor, before[name]) != rounded
+
+
+def make_student(
+    module: nn.Module, step: float = 0.1, vectors: tuple[str, ...] = (), aliases: dict[str, str] | None = None
+) -> Student:
+    weights = {n: p for n, p in module.named_parameters() if p.dim() > 1 and n not in (aliases or {})}
     quantizers = {name: LinearQuantizer(step=step) for name in weights}
-    return Student(working_copy(module), weights, quantizers, dict.fromkeys(weights, step), vectors, 6)
+    return Student(working_copy(module), weights, quantizers, dict.fromkeys(weights, step), vectors, 6, aliases or {})
 
 
 def test_the_student_runs_on_what_a_file_decodes_to():
@@ -155,18 +178,22 @@ def test_vectors_are_rounded_as_files_round_them():
         assert rounded_mantissa(values, bits).numpy().tobytes() == expected.tobytes()
 
 
-def test_tied_weights_are_one():
+@pytest.mark.parametrize("in_module", [True, False])
+def test_tied_weights_are_one(in_module):
+    """Whether the module ties them or only the file that its weights come from."""
+
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.words = nn.Embedding(7, 3)
             self.head = nn.Linear(3, 7, bias=False)
-            self.head.weight = self.words.weight
+            if in_module:
+                self.head.weight = self.words.weight
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.words(x))
 
-    student = make_student(Tied())
+    student = make_student(Tied(), aliases={} if in_module else {"head.weight": "words.weight"})
     assert list(student.weights) == ["words.weight"]
     x = torch.arange(7)
     values = student.decoded()[0]
@@ -185,8 +212,17 @@ def test_what_the_data_do_not_reach():
         **{"seen.bias": torch.ones(8), "unused.bias": None},
     }
     student.find_reached(gradients)
-    assert student.reached == ["seen.weight", "few.weight"] and student.moving == ["seen.weight"]
+    assert student.reached == ["seen.weight", "few.weight"] and student.partly == ["few.weight"]
     assert list(student.vectors) == ["seen.bias"]
+
+
+def test_rows_that_a_gradient_touches():
+    dense = torch.zeros(4, 3, 2)
+    dense[2, 1, 0] = -1
+    assert touched_rows(dense).tolist() == [False, False, True, False]
+    sparse = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([[0.5, 0.0]]), (3, 2), check_invariants=True)
+    assert touched_rows(sparse).tolist() == [False, True, False]
+    assert touched_rows(torch.tensor(2.0)).tolist() == [True] and touched_rows(torch.zeros(2)).tolist() == [False] * 2
 
 
 def test_the_state_returns():
