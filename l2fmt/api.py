@@ -154,7 +154,10 @@ def pack(
             if not lossless:
                 found = chosen.quantize(plan.weights, budget, measure, progress, calibrated)
         except TargetError as error:
-            raise TargetError(f"{error} (the tensors have {model.nbytes:,} bytes)") from None
+            message = f"{error} (the tensors have {model.nbytes:,} bytes"
+            if error.reachable and budget.file_bytes is not None:
+                message += f": a ratio of {model.nbytes / error.reachable:.2f} can be reached"
+            raise TargetError(f"{message})", error.reachable) from None
         sink = io.BytesIO() if target is None else target
         plan.notes += found.notes
         size = write(

@@ -45,9 +45,16 @@ class InputError(L2Error, ValueError):
 
 
 class TargetError(InputError):
-    """The requested size, bits or error cannot be reached; the message says what can."""
+    """The requested size, bits or error cannot be reached; the message says what can.
+
+    `reachable`: the nearest size in bytes that can, if a size was asked for.
+    """
 
     code = "target"
+
+    def __init__(self, message: str, reachable: int | None = None):
+        super().__init__(message)
+        self.reachable = reachable
 
 
 class MissingTensorError(L2Error, KeyError):

@@ -42,11 +42,11 @@ def search_size(
                 return result
             if scale <= finest:
                 message = f"the finest steps give {size:,} bytes, less than the {target:,} asked for"
-                raise TargetError(f"{message}; use a higher ratio, or lossless")
+                raise TargetError(f"{message}; use a higher ratio, or lossless", size)
             below = (scale, size)
         else:
             if below is None and above is not None and size > 0.9999 * above[1] and scale > 2 * above[0]:
-                raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {size:,} bytes")
+                raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {size:,} bytes", size)
             above = (scale, size)
         if above is not None and below is not None:
             share = (above[1] - target * _AIM) / (above[1] - below[1])
@@ -64,4 +64,5 @@ def search_size(
         scale = max(following, finest)
     if best is not None:  # sizes jump: a small model has few codes to trade
         return best[0]
-    raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {above[1] if above else 0:,} bytes")
+    smallest = above[1] if above else 0
+    raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {smallest:,} bytes", smallest)

@@ -42,7 +42,7 @@ def land(codes: Sequence[np.ndarray], target: int, measure: Callable[[list[np.nd
             if below is not None:
                 return below
             message = f"{target:,} bytes cannot be reached: training ended at {first:,}, and rounding at {size:,}"
-            raise TargetError(f"{message}; train longer, or ask for a smaller ratio")
+            raise TargetError(f"{message}; train longer, or ask for a smaller ratio", size)
         inside, trade_off = trade_off, trade_off * _GROWTH
     inside, outside = max(inside, trade_off / _GROWTH), trade_off
     for _ in range(_BISECTIONS):
