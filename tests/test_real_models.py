@@ -16,7 +16,7 @@ if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
 
 import l2fmt
 from benchmarks import bench_size
-from benchmarks.accuracy import common, data, models, resnet_cifar
+from benchmarks.accuracy import calibration, common, data, models, resnet_cifar
 from l2fmt.pipeline import write_files
 
 COMMAND = [sys.executable, "-c", "from l2fmt.cli import main; main(prog_name='l2fmt')"]
@@ -132,3 +132,24 @@ def test_minilm_at_two_bits_is_below_its_zero_order_entropy():
     entropy = sum(bench_size.entropy_bits(code.codes) for code in codes)
     size = write_files(io.BytesIO(), codes, {}, {})
     assert 8 * size.file_bytes / entropy - 1 <= -BELOW_ENTROPY
+
+
+def test_training_on_calibration_data_beats_rounding_without_data(tmp_path):
+    source, model = checkpoint("resnet20"), models.MODELS["resnet20"]
+    samples = calibration.calibration("resnet20", 500)
+    options = {"preset": "fast", "weight_iterations": 150}
+    without = l2fmt.pack(source, tmp_path / "rd.l2c", target_ratio=20)
+    trained = l2fmt.pack(
+        source,
+        tmp_path / "l2.l2c",
+        target_ratio=20,
+        method="l2",
+        module=calibration.build("resnet20"),
+        calibration=samples,
+        options=options,
+    )
+    for result in (without, trained):
+        assert 20 <= result.ratio <= 20 * 1.006
+    assert trained.estimated_bytes == pytest.approx(trained.file_bytes, rel=0.01)
+    scores = [model.evaluate(l2fmt.load_file(tmp_path / f"{name}.l2c"), PICTURES)["top1"] for name in ("rd", "l2")]
+    assert scores[1] > scores[0] + 1.0, scores

@@ -64,7 +64,7 @@ def distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
     for a, b in zip(ours, theirs, strict=True):
         b = b.float()
         # What is constant counts relative to its size instead.
-        scale = torch.maximum(b.var(correction=0), 1e-6 * b.square().mean()).clamp(min=1e-12)
+        scale = torch.maximum(b.var(correction=0), 1e-3 * b.square().mean()).clamp(min=1e-12)
         total = total + F.mse_loss(a.float(), b) / scale
     return total / len(theirs)
 
