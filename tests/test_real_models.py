@@ -137,19 +137,19 @@ def test_minilm_at_two_bits_is_below_its_zero_order_entropy():
 def test_training_on_calibration_data_beats_rounding_without_data(tmp_path):
     source, model = checkpoint("resnet20"), models.MODELS["resnet20"]
     samples = calibration.calibration("resnet20", 500)
-    options = {"preset": "fast", "weight_iterations": 150}
-    without = l2fmt.pack(source, tmp_path / "rd.l2c", target_ratio=20)
+    options = {"preset": "fast", "weight_iterations": 100}
+    without = l2fmt.pack(source, tmp_path / "rd.l2c", target_ratio=30)
     trained = l2fmt.pack(
         source,
         tmp_path / "l2.l2c",
-        target_ratio=20,
+        target_ratio=30,
         method="l2",
         module=calibration.build("resnet20"),
         calibration=samples,
         options=options,
     )
     for result in (without, trained):
-        assert 20 <= result.ratio <= 20 * 1.006
+        assert 30 <= result.ratio <= 30 * 1.006
     assert trained.estimated_bytes == pytest.approx(trained.file_bytes, rel=0.01)
     scores = [model.evaluate(l2fmt.load_file(tmp_path / f"{name}.l2c"), PICTURES)["top1"] for name in ("rd", "l2")]
-    assert scores[1] > scores[0] + 1.0, scores
+    assert scores[1] > scores[0] + 5.0, scores

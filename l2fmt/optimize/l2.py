@@ -2,8 +2,8 @@
 
 Lossy and Lossless (L2) Post-training Model Size Compression (ICCV 2023): transforms with learned steps turn weights
 into integer codes; a differentiable count of the codes gives the rate; the outputs of the full model, for calibration
-data without labels, give the distortion. What differs from the paper by default, each a setting and each measured in
-benchmarks/accuracy/README.md: training starts from the codes of `rd` at the target size, transforms and weights are
+data without labels, give the distortion. What differs from the paper by default, each a setting (measured in
+benchmarks/accuracy/README.md): training starts from the codes of `rd` at the target size, transforms and weights are
 trained together, the rate counts in both and is held at the target, and batch norms are folded and in evaluation mode.
 """
 
