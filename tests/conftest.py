@@ -1,6 +1,8 @@
-"""A small model that has everything a file can hold, in a few KB."""
+"""A small model that has everything a file can hold, in a few KB; and Ctrl-C as in a terminal."""
 
 import io
+import signal
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +12,14 @@ from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, write_files
 from l2fmt.transforms import Codebook, Joint, Uniform
 
 RESUME_INTERVAL = 256
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt: a shell that starts the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def model_tensors() -> list[QuantizedTensor | PlainTensor]:
