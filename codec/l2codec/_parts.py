@@ -4,8 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l2codec.compiled import Kernel
 from l2codec.errors import CodecError
 from l2codec.model import ClassMap
+
+_histogram = Kernel("fit", "histogram")
+_offset_costs = Kernel("fit", "offset_costs")
 
 UNIT = 256  # of costs, a bit
 REACH = 8  # column and position offsets lie in [-REACH, REACH)
@@ -82,24 +86,20 @@ class Part:
 
     def count(self, hist: np.ndarray) -> None:
         """Add the symbols of each class to `hist`, int64[tables, alphabet]."""
-        from l2codec import _numba_fit
-
-        _numba_fit.histogram(self.symbols, self.starts, self._positions, *self.vectors, hist)
+        _histogram(self.symbols, self.starts, self._positions, *self.vectors, hist)
 
     def totals(self, along: int, costs: np.ndarray, first: int, count: int) -> np.ndarray:
         """Return the cost of each entry of a vector at the offsets first ... first + count - 1, int64[entries, count].
 
         `costs` is as `padded` gives it.
         """
-        from l2codec import _numba_fit
-
         vectors = [self.row, self.column, self.position]
         entries = vectors[along].size
         vectors[along] = np.full(entries, first)
         vectors[ROW] = vectors[ROW] + 2 * REACH
         totals = np.zeros((entries, -(-count // LANES) * LANES), np.int64)
         row, column, position = vectors
-        _numba_fit.offset_costs(self.symbols, self.starts, self._positions, row, column, position, costs, along, totals)
+        _offset_costs(self.symbols, self.starts, self._positions, row, column, position, costs, along, totals)
         return totals[:, :count]
 
     def improve(self, costs: np.ndarray, n_tables: int, row_ids: np.ndarray, other_ids: np.ndarray) -> None:

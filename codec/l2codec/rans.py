@@ -4,21 +4,23 @@ import numpy as np
 
 from l2codec._arguments import Buffer, check_arguments, check_data
 from l2codec.blocks import Classes, boundaries, kernel_input, select, symbol_dtype
+from l2codec.compiled import Kernel
 from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError
 from l2codec.model import ClassMap, iter_classes
 from l2codec.tables import TableSet
+
+_rans_encode = Kernel("rans_encode", "rans_encode")
+_rans_decode = Kernel("rans_decode", "rans_decode")
 
 INITIAL_STATE = 1 << 16
 
 
 def encode_block(symbols: np.ndarray, tables: TableSet, classes: Classes, lanes: int) -> bytes:
     """Encode one block: the states of the lanes, then the words."""
-    from l2codec import _numba
-
     lookup, classes = select(tables.intervals, len(tables), classes)
     states = np.full(lanes, INITIAL_STATE, np.uint32)
     words = np.empty(symbols.size, np.uint16)  # a symbol of at most 14 bits puts out at most one word
-    first = int(_numba.rans_encode(symbols, classes, lookup, tables.alphabet, tables.probability_bits, states, words))
+    first = int(_rans_encode(symbols, classes, lookup, tables.alphabet, tables.probability_bits, states, words))
     if first < 0:
         raise ImpossibleSymbolError.at(symbols, -1 - first)
     return states.astype("<u4").tobytes() + words[first:].astype("<u2").tobytes()
@@ -44,10 +46,8 @@ def decode_part(
     words: np.ndarray, position: int, states: np.ndarray, tables: TableSet, classes: Classes, out: np.ndarray
 ) -> int:
     """Decode `out.size` symbols that begin with lane 0 at word `position`; update `states`, return the new position."""
-    from l2codec import _numba
-
     lookup, classes = select(tables.slots, len(tables), classes)
-    position = int(_numba.rans_decode(words, position, states, lookup, classes, tables.probability_bits, out))
+    position = int(_rans_decode(words, position, states, lookup, classes, tables.probability_bits, out))
     if position < 0:
         raise CorruptStreamError("the words end before the symbols")
     return position

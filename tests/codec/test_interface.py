@@ -99,21 +99,6 @@ def test_any_buffer_at_any_alignment(coder):
         decode(coder, np.zeros(8, np.uint8)[::2], 5, TABLES, width=3)
 
 
-def test_no_specialisation_beyond_the_two_symbol_dtypes(build_case):
-    """One form of each kernel for uint8, one for uint16: a third would be compiled during some user's first load."""
-    from l2codec import _numba
-
-    for coder in CODED:
-        for alphabet in (31, 300):
-            for count in (5, 3000):
-                case = build_case(coder, alphabet, 12, 3, 4, 8, count, count)
-                data = case.encode()
-                case.decode(bytearray(data))
-                case.decode(np.frombuffer(b"x" + data, np.uint8)[1:])
-    for name in ("rans_decode", "range_decode", "huffman_decode", "rans_encode", "range_encode", "huffman_encode"):
-        assert len(getattr(_numba, name).signatures) <= 2, name
-
-
 @pytest.mark.parametrize("coder", [*CODED, "raw"])
 def test_out_is_filled(coder):
     data = encode(coder, SYMBOLS, TABLES, width=3)

@@ -4,9 +4,7 @@ A sequence is given by `starts`, int64[rows + 1], the number of `positions`, and
 `row` may have one entry for all rows; `column` and `position` may be empty for all zero.
 """
 
-from numba import njit
-
-kernel = njit(cache=True, nogil=True, error_model="numpy")
+from l2codec.kernels._compiler import kernel
 
 LANES = 16  # candidate offsets handled by one vector operation
 
