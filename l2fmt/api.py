@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ def pack(
     """
     start = time.monotonic()
     progress = progress or _silent
-    encoding = Encoding(coder, resume_interval=resume_interval)
+    encoding = Encoding(coder, resume_interval=resume_interval, threads=_threads())
     budgets = {"target_ratio": target_ratio, "bits": bits, "max_error": max_error}
     given = [name for name, value in budgets.items() if value is not None]
     if len(given) + lossless > 1:
@@ -220,3 +221,9 @@ def _provenance(settings: Mapping[str, Any], original_bytes: int) -> dict[str, s
 
 def _silent(stage: str, done: float) -> None:
     pass
+
+
+def _threads() -> int:
+    """Return how many threads to use: as many as torch does if it is there, else one."""
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else 1

@@ -28,20 +28,23 @@ RESERVED = "l2fmt."  # metadata keys that say how a file was made
 
 
 def load_file(
-    filename: Path, *, dtype: npt.DTypeLike | None = None, limits: Limits | None = None
+    filename: Path, *, dtype: npt.DTypeLike | None = None, limits: Limits | None = None, threads: int | None = None
 ) -> dict[str, np.ndarray]:
     """Load all tensors of a model: a `.l2c` file, a `.l2c.index.json`, or a folder that holds one of them.
 
-    `dtype`, one of float16, float32, float64, converts floating-point tensors. Raises FormatError kinds,
+    `dtype`, one of float16, float32, float64, converts floating-point tensors. `threads` is how many decode, by default
+    one for each processor that this process may use; the arrays do not depend on it. Raises FormatError kinds,
     FileAccessError.
     """
-    with Store(filename, NumpyFramework.of(dtype), limits=limits) as store:
+    with Store(filename, NumpyFramework.of(dtype), limits=limits, threads=threads) as store:
         return store.get_all()
 
 
-def load(data: bytes, *, dtype: npt.DTypeLike | None = None, limits: Limits | None = None) -> dict[str, np.ndarray]:
+def load(
+    data: bytes, *, dtype: npt.DTypeLike | None = None, limits: Limits | None = None, threads: int | None = None
+) -> dict[str, np.ndarray]:
     """Load all tensors from the bytes of a file; otherwise as `load_file`."""
-    with Store(as_bytes(data), NumpyFramework.of(dtype), limits=limits) as store:
+    with Store(as_bytes(data), NumpyFramework.of(dtype), limits=limits, threads=threads) as store:
         return store.get_all()
 
 
@@ -49,11 +52,17 @@ class safe_open(LazyFile[np.ndarray]):
     """Open a model, decoding nothing yet: `LazyFile` says what it offers, `load_file` explains the arguments."""
 
     def __init__(
-        self, filename: Path, framework: str = "np", *, dtype: npt.DTypeLike | None = None, limits: Limits | None = None
+        self,
+        filename: Path,
+        framework: str = "np",
+        *,
+        dtype: npt.DTypeLike | None = None,
+        limits: Limits | None = None,
+        threads: int | None = None,
     ):
         if framework not in NUMPY_NAMES:
             raise InputError(f"framework {framework!r} is not numpy; use l2fmt.torch.safe_open for torch")
-        super().__init__(Store(filename, NumpyFramework.of(dtype), limits=limits))
+        super().__init__(Store(filename, NumpyFramework.of(dtype), limits=limits, threads=threads))
 
 
 def save_file(
@@ -103,6 +112,9 @@ class NumpyFramework:
         if wanted.name not in ("float16", "float32", "float64"):
             raise InputError(f"dtype {wanted} is not one of float16, float32 and float64")
         return cls(wanted)
+
+    def threads(self) -> int:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def allocate(self, entry: TensorEntry) -> tuple[np.ndarray, np.ndarray]:
         words = np.empty(entry.size * entry.dtype.words, entry.dtype.word)

@@ -7,28 +7,36 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
+from l2codec.threads import Step, run
 from l2fmt.container import Limits, Reader, TensorEntry, read_shard_index
 from l2fmt.container.shards import INDEX_SUFFIX
 from l2fmt.container.writer import is_path
 from l2fmt.errors import InputError, L2Error, MissingFileError, MissingTensorError
 from l2fmt.pipeline import decode_group
+from l2fmt.pipeline.decode import open_group
 
 T = TypeVar("T")
 
 SUFFIX = ".l2c"
 _SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}\.l2c$")
 _CACHE_BYTES = 64 << 20  # of decoded groups; the last one is kept whatever its size
+_THREAD_BYTES = 1 << 20  # decoded bytes for which a thread more is worth starting
 
 
 class Framework(Protocol[T]):
     """How tensors of a library are made."""
+
+    def threads(self) -> int:
+        """Return how many threads the library works with."""
+        ...
 
     def allocate(self, entry: TensorEntry) -> tuple[T, np.ndarray]:
         """Return a new tensor and its memory: a contiguous one-dimensional array of `entry.dtype.word`."""
@@ -47,11 +55,17 @@ class Store(Generic[T]):
     """The tensors of a model, decoded when asked for; checksums are always verified. Threads may share it.
 
     `source` is the path of a `.l2c` file, of a `.l2c.index.json` or of a folder that holds one of them, the bytes of
-    a file, a binary file object, or "-" for standard input.
+    a file, a binary file object, or "-" for standard input. `threads` is how many decode, by default those of the
+    framework; results do not depend on it.
     """
 
-    def __init__(self, source: Any, framework: Framework[T], *, limits: Limits | None = None):
+    def __init__(
+        self, source: Any, framework: Framework[T], *, limits: Limits | None = None, threads: int | None = None
+    ):
+        if threads is not None and threads < 1:
+            raise InputError(f"loading takes at least one thread, not {threads}")
         self.framework = framework
+        self._threads = framework.threads() if threads is None else threads
         self.readers = open_readers(source, limits)
         self.name = os.fsdecode(source) if is_path(source) else self.readers[0].name
         self._home = {name: reader for reader in self.readers for name in reader.names()}
@@ -91,21 +105,35 @@ class Store(Generic[T]):
         return self.framework.finish(tensor, entry)
 
     def get_all(self) -> dict[str, T]:
-        """Decode every tensor once; an alias is the same object as its tensor."""
+        """Decode every tensor once; an alias is the same object as its tensor. Reading and decoding overlap."""
         decoded: dict[str, T] = {}
-        for reader in self.readers:
-            for number in range(len(reader.index.groups)):
-                decoded |= self._decode(reader, number)
+        groups = ((reader, number) for reader in self.readers for number in range(len(reader.index.groups)))
+        nbytes = sum(reader.index.nbytes for reader in self.readers)
+        run((partial(self._begin, *group, decoded) for group in groups), self._useful_threads(nbytes))
         aliases = self.aliases
         return {name: decoded[aliases.get(name, name)] for name in self.names()}
 
     def _decode(self, reader: Reader, number: int) -> dict[str, T]:
+        decoded: dict[str, T] = {}
+        nbytes = reader.index.groups[number].nbytes
+        run([partial(self._begin, reader, number, decoded)], self._useful_threads(nbytes))
+        return decoded
+
+    def _begin(self, reader: Reader, number: int, decoded: dict[str, T]) -> tuple[Sequence[Step], Step]:
+        """Read a group and return the steps that decode it and add its tensors to `decoded`."""
         entries = reader.index.groups[number].tensors
         made = [self.framework.allocate(entry) for entry in entries]
-        decode_group(reader, number, [words for _, words in made])
-        return {
-            entry.name: self.framework.finish(tensor, entry) for entry, (tensor, _) in zip(entries, made, strict=True)
-        }
+        steps, last = open_group(reader, number, [words for _, words in made])
+
+        def finish() -> None:
+            last()
+            for entry, (tensor, _) in zip(entries, made, strict=True):
+                decoded[entry.name] = self.framework.finish(tensor, entry)
+
+        return steps, finish
+
+    def _useful_threads(self, nbytes: int) -> int:
+        return min(self._threads, 1 + nbytes // _THREAD_BYTES)
 
     def _group_words(self, reader: Reader, number: int) -> dict[str, np.ndarray]:
         """Return the words of the tensors of a shared group, decoded or remembered."""
@@ -114,7 +142,7 @@ class Store(Generic[T]):
             if key not in self._cache:
                 entries = reader.index.groups[number].tensors
                 words = [np.empty(entry.size * entry.dtype.words, entry.dtype.word) for entry in entries]
-                decode_group(reader, number, words)
+                decode_group(reader, number, words, self._useful_threads(sum(part.nbytes for part in words)))
                 self._cache[key] = {entry.name: part for entry, part in zip(entries, words, strict=True)}
                 while len(self._cache) > 1 and sum(map(_nbytes, self._cache.values())) > _CACHE_BYTES:
                     self._cache.popitem(last=False)

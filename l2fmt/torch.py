@@ -4,10 +4,13 @@ Tensors that are tied, that is the same memory, are stored once and are the same
 that only overlap are stored as independent copies.
 """
 
+import ctypes
 import io
+import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -27,10 +30,16 @@ __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", 
 Path = str | os.PathLike[str]
 Device = str | int | torch.device
 TORCH_NAMES = ("pt", "torch", "pytorch")
+_LARGE = 4 << 20  # bytes of a tensor for which huge pages are asked for
 
 
 def load_file(
-    filename: Path, device: Device = "cpu", *, dtype: torch.dtype | None = None, limits: Limits | None = None
+    filename: Path,
+    device: Device = "cpu",
+    *,
+    dtype: torch.dtype | None = None,
+    limits: Limits | None = None,
+    threads: int | None = None,
 ) -> dict[str, Tensor]:
     """Load all tensors of a model: a `.l2c` file, a `.l2c.index.json`, or a folder that holds one of them.
 
@@ -38,17 +47,20 @@ def load_file(
         device: "cpu"; move the tensors from there.
         dtype: convert floating-point tensors to it.
         limits: what the file may take, by default up to the machine's memory.
+        threads: how many decode, by default `torch.get_num_threads()`; the tensors do not depend on it.
 
-    Checksums are always verified. Memory: the decoded tensors and the bytes of the largest one as stored.
+    Checksums are always verified. Memory: the decoded tensors, and for each thread the bytes of a tensor as stored.
     Raises CorruptFileError naming the tensor, LimitExceededError, UnsupportedError, FileAccessError kinds.
     """
-    with Store(filename, TorchFramework.of(device, dtype), limits=limits) as store:
+    with Store(filename, TorchFramework.of(device, dtype), limits=limits, threads=threads) as store:
         return store.get_all()
 
 
-def load(data: bytes, *, dtype: torch.dtype | None = None, limits: Limits | None = None) -> dict[str, Tensor]:
+def load(
+    data: bytes, *, dtype: torch.dtype | None = None, limits: Limits | None = None, threads: int | None = None
+) -> dict[str, Tensor]:
     """Load all tensors from the bytes of a file; otherwise as `load_file`."""
-    with Store(as_bytes(data), TorchFramework.of("cpu", dtype), limits=limits) as store:
+    with Store(as_bytes(data), TorchFramework.of("cpu", dtype), limits=limits, threads=threads) as store:
         return store.get_all()
 
 
@@ -66,13 +78,14 @@ class safe_open(LazyFile[Any]):
         *,
         dtype: Any = None,
         limits: Limits | None = None,
+        threads: int | None = None,
     ):
         maker: Framework[Any] = TorchFramework.of(device, None if framework in NUMPY_NAMES else dtype)
         if framework in NUMPY_NAMES:
             maker = NumpyFramework.of(dtype)
         elif framework not in TORCH_NAMES:
             raise InputError(f"there is no framework {framework!r}; the frameworks are 'pt' and 'np'")
-        super().__init__(Store(filename, maker, limits=limits))
+        super().__init__(Store(filename, maker, limits=limits, threads=threads))
 
 
 def load_model(
@@ -167,6 +180,9 @@ class TorchFramework:
             raise InputError(f"dtype {dtype} is no floating-point dtype of torch; only such tensors are converted")
         return cls(dtype)
 
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
     def allocate(self, entry: TensorEntry) -> tuple[Tensor, np.ndarray]:
         dtype = getattr(torch, entry.dtype.torch_name, None)
         if dtype is None:
@@ -178,7 +194,9 @@ class TorchFramework:
             tensor = torch.empty(entry.shape, dtype=dtype)
         except RuntimeError as error:  # how torch reports that memory is out
             raise MemoryError(f"tensor {entry.name!r} takes {entry.nbytes} bytes: {error}") from error
-        return tensor, _bytes_of(tensor).view(entry.dtype.word)
+        memory = _bytes_of(tensor)
+        _prefer_huge_pages(memory)
+        return tensor, memory.view(entry.dtype.word)
 
     def finish(self, tensor: Tensor, entry: TensorEntry) -> Tensor:
         return tensor if self.dtype is None or not entry.dtype.is_float else tensor.to(self.dtype)
@@ -203,6 +221,24 @@ def _bytes_of(tensor: Tensor) -> np.ndarray:
     """Return the memory of a contiguous tensor as uint8, whatever its shape and dtype."""
     # One element or none counts as contiguous whatever its stride, which `view` would refuse.
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
+
+
+def _prefer_huge_pages(memory: np.ndarray) -> None:
+    """Ask Linux for huge pages, as NumPy does for its arrays: filling new memory is then twice as fast or more."""
+    if memory.size < _LARGE or (madvise := _madvise()) is None:
+        return
+    address = memory.ctypes.data
+    first, last = -(-address // mmap.PAGESIZE), (address + memory.size) // mmap.PAGESIZE
+    madvise(first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)  # if refused, nothing changes
+
+
+@cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """Return the function of the C library, None where it or huge pages are missing."""
+    function = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_HUGEPAGE") else None
+    if function is not None:
+        function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
 
 
 def _plain_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[PlainTensor], dict[str, str]]:

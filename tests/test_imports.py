@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-HEAVY = ("torch", "numba", "cupy", "scipy", "sklearn", "matplotlib")
+HEAVY = ("torch", "numba", "llvmlite", "cupy", "scipy", "sklearn", "matplotlib")
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -29,3 +29,7 @@ def test_looking_around_loads_no_heavy_package() -> None:
 
 def test_importing_the_codec_loads_no_heavy_package() -> None:
     assert loaded_after("import l2codec") == set()
+
+
+def test_the_command_line_starts_without_heavy_packages() -> None:
+    assert loaded_after("import l2fmt.cli") == set()

@@ -14,6 +14,7 @@ _offset_costs = Kernel("fit", "offset_costs")
 UNIT = 256  # of costs, a bit
 REACH = 8  # column and position offsets lie in [-REACH, REACH)
 LANES = 16  # the kernel's step: candidates are padded to a multiple of it
+TOGETHER = 8  # symbols that the kernel handles at once
 LEAST = 8  # symbols that the entries of a vector must decide about, on average, for it to be tried
 CENTRE = 64  # index of offset 0 in a table of what offsets cost
 ROW, COLUMN, POSITION = range(3)
@@ -99,7 +100,8 @@ class Part:
         vectors[ROW] = vectors[ROW] + 2 * REACH
         totals = np.zeros((entries, -(-count // LANES) * LANES), np.int64)
         row, column, position = vectors
-        _offset_costs(self.symbols, self.starts, self._positions, row, column, position, costs, along, totals)
+        places = np.empty(TOGETHER, np.int64)
+        _offset_costs(self.symbols, self.starts, self._positions, row, column, position, costs, along, places, totals)
         return totals[:, :count]
 
     def improve(self, costs: np.ndarray, n_tables: int, row_ids: np.ndarray, other_ids: np.ndarray) -> None:
@@ -140,4 +142,4 @@ def padded(bits: np.ndarray) -> np.ndarray:
     maps to them, so that the costs of all offsets of a symbol are one vector.
     """
     costs = np.rint(bits.T * UNIT).astype(np.int32)
-    return np.pad(costs, ((0, 0), (2 * REACH, 2 * REACH + LANES)), mode="edge")
+    return np.ascontiguousarray(np.pad(costs, ((0, 0), (2 * REACH, 2 * REACH + LANES)), mode="edge"))

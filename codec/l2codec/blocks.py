@@ -6,8 +6,9 @@ from typing import Protocol
 import numpy as np
 
 from l2codec.errors import CodecError, CorruptStreamError
-from l2codec.model import ClassMap, iter_classes
+from l2codec.model import ClassMap, iter_classes, simplified
 from l2codec.tables import TableSet
+from l2codec.threads import results
 
 MIN_BLOCK_BITS, MAX_BLOCK_BITS = 8, 30
 CONSTANT = np.empty(0, np.uint8)  # what a kernel gets instead of classes when all symbols have the same
@@ -29,13 +30,23 @@ class BlockCoder(Protocol):
 
 
 def encode(
-    coder: BlockCoder, symbols: np.ndarray, tables: TableSet, classes: ClassMap | int, lanes: int, block_bits: int
+    coder: BlockCoder,
+    symbols: np.ndarray,
+    tables: TableSet,
+    classes: ClassMap | int,
+    lanes: int,
+    block_bits: int,
+    threads: int = 1,
 ) -> bytes:
-    """Encode a sequence as a stream."""
-    blocks = [
-        coder.encode_block(symbols[start:stop], tables, part, lanes)
-        for start, stop, part in iter_classes(classes, symbols.size, 1 << block_bits)
-    ]
+    """Encode a sequence as a stream; threads share the blocks."""
+    classes = simplified(classes)
+
+    def encode_block(start: int) -> bytes:
+        part = symbols[start : start + (1 << block_bits)]
+        of_part = classes.slice(start, start + part.size) if isinstance(classes, ClassMap) else classes
+        return coder.encode_block(part, tables, of_part, lanes)
+
+    blocks = results(encode_block, range(0, symbols.size, 1 << block_bits), threads)
     if len(blocks) > 1:
         blocks.insert(0, np.array([len(block) for block in blocks], "<u4").tobytes())
     return b"".join(blocks)

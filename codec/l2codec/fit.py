@@ -13,6 +13,7 @@ from l2codec._parts import CENTRE, COLUMN, POSITION, ROW, UNIT, Layout, Part, pa
 from l2codec.errors import CodecError
 from l2codec.model import ClassMap
 from l2codec.tables import FrequencyTable, TableSet
+from l2codec.threads import results
 
 MAX_FITTED_TABLES = 32  # keeps row offsets from the base within [-31, 31]
 SAMPLE = 1 << 21  # symbols of a larger model to which tables are fitted before all of them are gone through
@@ -32,6 +33,7 @@ def fit_classes(
     n_tables: int = 16,
     probability_bits: int = 12,
     passes: int = 12,
+    threads: int = 1,
 ) -> tuple[TableSet, list[ClassMap]]:
     """Return tables, at most `n_tables`, and one class map a sequence, of about the least total size.
 
@@ -40,6 +42,7 @@ def fit_classes(
             int64 lengths of their ragged rows.
         origin: the symbol of the value 0, about which magnitudes are measured.
         passes: alternations from each start. A large model is sampled for them, then gone through in a third as many.
+        threads: how many share the work; the result does not depend on it.
 
     The size counts the tables and the vectors, so that few symbols get few tables, and a vector that does not pay is
     left out. Memory beyond the symbols is in proportion to the vectors. Offsets lie within [-31, 31].
@@ -51,22 +54,27 @@ def fit_classes(
     n_tables = min(n_tables, 1 + total // LEAST_SYMBOLS)
     sampled = total > 2 * SAMPLE
     early = max(1, passes // 3)
-    fits = []
-    for k in [n_tables] if sampled else sorted({k for k in TRIED if k < n_tables} | {n_tables}):
-        for spread in SPREADS if k > 2 else SPREADS[:1]:
-            trial = [part.sample(SAMPLE / total if sampled else 1.0, alphabet) for part in parts]
-            fits.append(_Fit(trial, alphabet, origin, k, probability_bits))
-            fits[-1].spread(spread)
-            fits[-1].alternate(early)
-    fits = sorted(fits, key=_Fit.bits)[:KEPT]
-    for fit in fits:
-        fit.alternate(passes - early)
+    starts = [
+        (k, spread)
+        for k in ([n_tables] if sampled else sorted({k for k in TRIED if k < n_tables} | {n_tables}))
+        for spread in (SPREADS if k > 2 else SPREADS[:1])
+    ]
+
+    def begin(start: tuple[int, tuple[float, float]]) -> _Fit:
+        trial = [part.sample(SAMPLE / total if sampled else 1.0, alphabet) for part in parts]
+        fit = _Fit(trial, alphabet, origin, start[0], probability_bits)
+        fit.spread(start[1])
+        fit.alternate(early)
+        return fit
+
+    fits = sorted(results(begin, starts, threads), key=_Fit.bits)[:KEPT]
+    results(lambda fit: fit.alternate(passes - early), fits, threads)
     best = min(fits, key=_Fit.bits)
     if sampled:
         for part, trial in zip(parts, best.parts, strict=True):
             part.start_from(trial)
         best.parts = parts
-        best.alternate(early)
+        best.alternate(early, threads)
     return best.result()
 
 
@@ -89,12 +97,17 @@ class _Fit:
         self.hist = np.zeros((n_tables, alphabet), np.int64)
         self.recount()
 
-    def recount(self) -> None:
+    def recount(self, threads: int = 1) -> None:
         """Set `hist`, the symbols of each class, and `ids`, what offsets cost, from the vectors of all parts."""
-        self.hist[:] = 0
-        for part in self.parts:
-            part.count(self.hist)
+        shares = [self.parts[first::threads] for first in range(threads)]
+        self.hist[:] = sum(results(self._count, shares, threads))
         self.ids = self._id_costs()
+
+    def _count(self, parts: Sequence[Part]) -> np.ndarray:
+        hist = np.zeros_like(self.hist)
+        for part in parts:
+            part.count(hist)
+        return hist
 
     def spread(self, quantiles: tuple[float, float]) -> None:
         """Spread the rows over the classes by the logarithm of their mean magnitude, the other vectors around them."""
@@ -118,7 +131,7 @@ class _Fit:
                     vector[:] = np.clip(np.rint((scale - np.median(scale)) / step), -8, 7)
         self.recount()
 
-    def alternate(self, passes: int) -> None:
+    def alternate(self, passes: int, threads: int = 1) -> None:
         """Improve all vectors and recount the tables, `passes` times."""
         if len(self.hist) == 1 or not self.hist.any():
             return
@@ -127,10 +140,9 @@ class _Fit:
             used = self.hist.any(axis=0)
             bits = np.log2(smooth[:, used].sum(axis=1, keepdims=True)) - np.log2(smooth)
             costs = padded(np.minimum(bits, self.probability_bits + NEW_SYMBOL_BITS))
-            for part in self.parts:
-                if part.symbols.size:
-                    part.improve(costs, len(self.hist), *self.ids)
-            self.recount()
+            coded = [part for part in self.parts if part.symbols.size]
+            results(lambda part, costs=costs: part.improve(costs, len(self.hist), *self.ids), coded, threads)
+            self.recount(threads)
 
     def _id_costs(self) -> np.ndarray:
         """Return what offsets cost, those of rows and the others, int64[2, 2 CENTRE] at index CENTRE + offset."""

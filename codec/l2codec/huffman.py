@@ -9,6 +9,7 @@ from l2codec.tables import TableSet
 
 _huffman_encode = Kernel("huffman", "huffman_encode")
 _huffman_decode = Kernel("huffman", "huffman_decode")
+_huffman_decode_bursts = Kernel("huffman", "huffman_decode_bursts")
 
 
 def encode_block(symbols: np.ndarray, tables: TableSet, classes: Classes, lanes: int) -> bytes:
@@ -24,10 +25,15 @@ def encode_block(symbols: np.ndarray, tables: TableSet, classes: Classes, lanes:
 def decode_block(block: np.ndarray, tables: TableSet, classes: Classes, lanes: int, out: np.ndarray) -> None:
     """Decode one block to fill `out`; `lanes` does not apply."""
     tables.require_dyadic()
-    lookup, classes = select(tables.windows, len(tables), classes)
+    lookup, of_symbols = select(tables.windows, len(tables), classes)
     padding = bytes(8 + -block.size % 4)  # a window may reach into the two words that follow
     words = kernel_input(np.frombuffer(block.tobytes() + padding, ">u4"), np.uint32)
-    bits = int(_huffman_decode(words, 8 * block.size, lookup, classes, tables.probability_bits, out))
+    arguments = (of_symbols, tables.probability_bits, out)
+    if isinstance(classes, int) and out.dtype == np.uint8 and out.size >= lookup.size:  # else the lookup costs too much
+        bursts, sizes = tables.bursts(classes)
+        bits = _huffman_decode_bursts(words, 8 * block.size, lookup, bursts, sizes, *arguments)
+    else:
+        bits = _huffman_decode(words, 8 * block.size, lookup, *arguments)
     if bits < 0:
         raise CorruptStreamError("a code word runs beyond the block")
     if block.size != (bits + 7) // 8:

@@ -7,10 +7,19 @@ from functools import cached_property
 
 import numpy as np
 
+from l2codec.compiled import Kernel
 from l2codec.errors import CodecError
 from l2codec.tables import MAX_TABLES, TableSet
 
 SLICE = 1 << 19  # symbols handled at once where a whole sequence is gone through
+_MAX_PATTERN = 1 << 16  # symbols of a row whose column and position offsets are summed once for all rows
+_ABSENT = np.empty(0, np.int8)
+
+# What kernels get instead of the `kernel_arguments` of a map: all symbols have the same class.
+NO_VECTORS = (_ABSENT, np.empty(0, np.int64), _ABSENT, _ABSENT, np.empty(0, np.int16), np.array([0, 1, 1, 1]))
+
+_fill_classes = Kernel("classes", "fill_classes")
+_fill_pattern = Kernel("classes", "fill_pattern")
 
 # Costs of a stream's layout in bits: a rANS lane (spec 6) and an entry of the table of block lengths (spec 4).
 LANE_BITS, BLOCK_LENGTH_BITS = 24, 32
@@ -71,34 +80,28 @@ class ClassMap:
     def slice(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return the classes of symbols `start` to `stop`, uint8, written to `out[: stop - start]` if it is given.
 
-        Takes memory in proportion to the slice (and to the number of rows it meets), never to the sequence.
+        Takes memory in proportion to the slice and to the class vectors, never to the sequence.
         """
         if not 0 <= start <= stop <= self.size:
             raise CodecError(f"symbols {start} to {stop} are not within a sequence of {self.size}")
         result = np.empty(stop - start, np.uint8) if out is None else out[: stop - start]
-        if self.is_constant or start == stop:
+        if self.is_constant:
             result[:] = self.base
-            return result
-        if self.row_lengths is not None:
-            sums = self._ragged_offsets(start, stop)
-        else:
-            sums = np.zeros(stop - start, np.int16)
-            _add_offsets(sums, start, self.shape, (self.row, self.column, self.position))
-        sums += np.int16(self.base)
-        np.clip(sums, 0, self.n_tables - 1, out=sums)
-        np.copyto(result, sums, casting="unsafe")
+        elif start < stop:
+            _fill_classes(start, *self.kernel_arguments, result)
         return result
 
     @cached_property
-    def _row_ends(self) -> np.ndarray:
-        return np.cumsum(self.row_lengths)  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-    def _ragged_offsets(self, start: int, stop: int) -> np.ndarray:
-        """Return the row offsets of symbols `start` to `stop`, int16."""
-        first, last = np.searchsorted(self._row_ends, [start, stop - 1], side="right").tolist()
-        ends = np.minimum(self._row_ends[first : last + 1], stop)
-        lengths = np.diff(ends, prepend=start)
-        return np.repeat(self.row[first : last + 1].astype(np.int16), lengths)  # pyright: ignore[reportOptionalSubscript]
+    def kernel_arguments(self) -> tuple[np.ndarray, ...]:
+        """What `kernels.classes.fill_classes` needs to know of the map."""
+        row, column, position = (_ABSENT if v is None else v for v in (self.row, self.column, self.position))
+        ends = np.empty(0, np.int64) if self.row_lengths is None else np.cumsum(self.row_lengths)
+        _, columns, positions = self.shape
+        pattern = np.empty(0, np.int16)
+        if (column.size or position.size) and columns * positions <= _MAX_PATTERN:
+            pattern = np.empty(columns * positions, np.int16)
+            _fill_pattern(column, position, positions, pattern)
+        return row, ends, column, position, pattern, np.array([self.base, self.n_tables, columns, positions])
 
 
 def code_length(symbols: np.ndarray, tables: TableSet, classes: ClassMap | int = 0) -> float:
@@ -139,10 +142,14 @@ def check_classes(classes: ClassMap | int, tables: TableSet, count: int) -> None
         raise CodecError(f"the class must lie in [0, {len(tables)}), not {classes}")
 
 
+def simplified(classes: ClassMap | int) -> ClassMap | int:
+    """Return the class of all symbols instead of a map that gives them the same."""
+    return classes.base if isinstance(classes, ClassMap) and classes.is_constant else classes
+
+
 def iter_classes(classes: ClassMap | int, count: int, step: int) -> Iterator[tuple[int, int, np.ndarray | int]]:
     """Yield (start, stop, their classes) for consecutive slices; the array is reused, constant classes are an int."""
-    if isinstance(classes, ClassMap) and classes.is_constant:
-        classes = classes.base if classes.n_tables > 1 else 0
+    classes = simplified(classes)
     buffer = np.empty(min(step, count) if isinstance(classes, ClassMap) else 0, np.uint8)
     for start in range(0, count, step):
         stop = min(start + step, count)
@@ -159,34 +166,3 @@ def _frozen(vector: np.ndarray, dtype: type, what: str) -> np.ndarray:
         raise CodecError(f"{what} must fit {np.dtype(dtype)}")
     result.flags.writeable = False
     return result
-
-
-def _add_offsets(
-    sums: np.ndarray, start: int, lengths: tuple[int, ...], vectors: tuple[np.ndarray | None, ...]
-) -> None:
-    """Add to `sums` the offsets of the symbols from `start` on, of a layout given from its outermost dimension inwards.
-
-    Whole steps of the outer dimension are done at once by broadcasting; what is left of the first and of the last one
-    is done on its own, so that no more than the slice is ever built.
-    """
-    if all(vector is None for vector in vectors):
-        return
-    outer, inner = vectors[0], math.prod(lengths[1:])
-    head = min(-start % inner, sums.size)
-    whole = (sums.size - head) // inner
-    tail = head + whole * inner
-    for begin, end in ((0, head), (tail, sums.size)):
-        if begin < end:
-            step, rest = divmod(start + begin, inner)
-            _add_offsets(sums[begin:end], rest, lengths[1:], vectors[1:])
-            if outer is not None:
-                sums[begin:end] += outer[step]
-    if whole:
-        step = (start + head) // inner
-        body = sums[head:tail].reshape(whole, inner)
-        if any(vector is not None for vector in vectors[1:]):
-            pattern = np.zeros(inner, np.int16)
-            _add_offsets(pattern, 0, lengths[1:], vectors[1:])
-            body += pattern
-        if outer is not None:
-            body += outer[step : step + whole, None]

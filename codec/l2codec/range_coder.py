@@ -25,9 +25,10 @@ def decode_block(block: np.ndarray, tables: TableSet, classes: Classes, lanes: i
     """Decode one block to fill `out`; `lanes` does not apply."""
     if block.size % 4:
         raise CorruptStreamError(f"{block.size} bytes are not a whole number of words of 4")
+    leaders, _ = select(tables.leaders, len(tables), classes)
     lookup, classes = select(tables.slots, len(tables), classes)
     words = kernel_input(block.view("<u4"), np.uint32)
-    read = int(_range_decode(words, lookup, classes, tables.probability_bits, out))
+    read = int(_range_decode(words, lookup, leaders, classes, tables.probability_bits, out))
     if read == -1:
         raise CorruptStreamError("a point lies outside the range")
     if read == -2:

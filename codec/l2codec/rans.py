@@ -1,5 +1,7 @@
 """Coder `rans`: interleaved range asymmetric numeral systems, and its resume points (spec/entropy-coding.md 6)."""
 
+from typing import Any
+
 import numpy as np
 
 from l2codec._arguments import Buffer, check_arguments, check_data
@@ -7,9 +9,11 @@ from l2codec.blocks import Classes, boundaries, kernel_input, select, symbol_dty
 from l2codec.compiled import Kernel
 from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError
 from l2codec.model import ClassMap, iter_classes
+from l2codec.processor import chosen_kernel
 from l2codec.tables import TableSet
 
 _rans_encode = Kernel("rans_encode", "rans_encode")
+_rans_encode_avx512 = Kernel("rans_encode_avx512", "rans_encode_avx512")
 _rans_decode = Kernel("rans_decode", "rans_decode")
 
 INITIAL_STATE = 1 << 16
@@ -19,8 +23,11 @@ def encode_block(symbols: np.ndarray, tables: TableSet, classes: Classes, lanes:
     """Encode one block: the states of the lanes, then the words."""
     lookup, classes = select(tables.intervals, len(tables), classes)
     states = np.full(lanes, INITIAL_STATE, np.uint32)
-    words = np.empty(symbols.size, np.uint16)  # a symbol of at most 14 bits puts out at most one word
-    first = int(_rans_encode(symbols, classes, lookup, tables.alphabet, tables.probability_bits, states, words))
+    # A symbol of at most 14 bits puts out at most one word; vectors of 16 lanes need room before the first one.
+    words = np.empty(16 + symbols.size, np.uint16)
+    by_vectors = lanes >= 16 and chosen_kernel() == "avx512"
+    encode = _rans_encode_avx512 if by_vectors else _rans_encode
+    first = int(encode(symbols, classes, lookup, tables.alphabet, tables.probability_bits, states, words))
     if first < 0:
         raise ImpossibleSymbolError.at(symbols, -1 - first)
     return states.astype("<u4").tobytes() + words[first:].astype("<u2").tobytes()
@@ -46,11 +53,11 @@ def decode_part(
     words: np.ndarray, position: int, states: np.ndarray, tables: TableSet, classes: Classes, out: np.ndarray
 ) -> int:
     """Decode `out.size` symbols that begin with lane 0 at word `position`; update `states`, return the new position."""
-    lookup, classes = select(tables.slots, len(tables), classes)
-    position = int(_rans_decode(words, position, states, lookup, classes, tables.probability_bits, out))
-    if position < 0:
+    lookup, classes = select(tables.rans_slots, len(tables), classes)
+    end: Any = _rans_decode(words, position, states, lookup, classes, tables.probability_bits, out)
+    if end < 0:
         raise CorruptStreamError("the words end before the symbols")
-    return position
+    return end
 
 
 def check_states(states: np.ndarray) -> None:

@@ -147,6 +147,26 @@ class TableSet:
         return np.concatenate([_slots(t.counts) for t in self.tables])
 
     @cached_property
+    def rans_slots(self) -> np.ndarray:
+        """For rANS: `slots`, but where it fits uint32[K << P] = symbol | (slot - start) << 8 | (count - 1) << 20.
+
+        More of the smaller entries stay in the nearest cache, and vectors look them up once, not twice.
+        """
+        if self.alphabet > 256 or self.probability_bits > 12:
+            return self.slots
+        symbol, count, offset = self.slots & 0xFF, (self.slots >> 16) & 0xFFFF, self.slots >> 32
+        return (symbol | offset << 8 | (count - 1) << 20).astype(np.uint32)
+
+    @cached_property
+    def leaders(self) -> np.ndarray:
+        """The symbol of highest count of each table: uint64[K] = symbol | count << 16 | start << 32."""
+        counts = np.stack([t.counts for t in self.tables]).astype(np.uint64)
+        symbols = counts.argmax(axis=1)
+        tables = np.arange(len(self))
+        starts = (np.cumsum(counts, axis=1) - counts)[tables, symbols]
+        return symbols.astype(np.uint64) | counts[tables, symbols] << np.uint64(16) | starts << np.uint64(32)
+
+    @cached_property
     def intervals(self) -> np.ndarray:
         """For encoding by interval: uint32[K * A] = start | count << 16."""
         counts = np.stack([t.counts for t in self.tables]).astype(np.uint32)
@@ -157,6 +177,21 @@ class TableSet:
     def windows(self) -> np.ndarray:
         """For decoding prefix codes by the next P bits: uint32[K << P] = symbol | length << 16."""
         return np.concatenate([_windows(t.counts, self.probability_bits) for t in self.tables])
+
+    def bursts(self, table: int) -> tuple[np.ndarray, np.ndarray]:
+        """For decoding several symbols by the next P bits: uint8[2**P, 8], and uint16[2**P] = how many | bits << 8.
+
+        The alphabet has at most 256 symbols; `table` is the number of one table.
+        """
+        if table not in self._bursts:
+            size = 1 << self.probability_bits
+            windows = self.windows[table * size : (table + 1) * size]
+            self._bursts[table] = _bursts(windows, self.probability_bits)
+        return self._bursts[table]
+
+    @cached_property
+    def _bursts(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
 
     @cached_property
     def codes(self) -> np.ndarray:
@@ -217,3 +252,18 @@ def _windows(counts: np.ndarray, probability_bits: int) -> np.ndarray:
     order = _code_order(counts)
     used = counts[order].astype(np.int64)
     return np.repeat(order | _lengths(used, probability_bits) << 16, used).astype(np.uint32)
+
+
+def _bursts(windows: np.ndarray, probability_bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return up to 8 symbols that begin and end in each value of the next P bits, and how many | their bits << 8."""
+    bits = np.arange(windows.size)
+    used, count = np.zeros((2, windows.size), np.int64)
+    symbols = np.zeros((windows.size, 8), np.uint8)
+    for number in range(8):
+        entry = windows[bits << used & windows.size - 1].astype(np.int64)
+        # Once a code word is cut off, it stays so: nothing is used any more.
+        whole = (count == number) & (used + (entry >> 16) <= probability_bits)
+        symbols[whole, number] = entry[whole] & 0xFFFF
+        used += np.where(whole, entry >> 16, 0)
+        count += whole
+    return symbols, (count | used << 8).astype(np.uint16)

@@ -6,8 +6,8 @@ from typing import Any, NoReturn
 
 import click
 
-from l2fmt import __version__
-from l2fmt.cli import _output
+from l2fmt.cli import _output, _version
+from l2fmt.cli.bench import bench
 from l2fmt.cli.demo import demo
 from l2fmt.cli.diff import diff
 from l2fmt.cli.inspect import inspect
@@ -15,6 +15,7 @@ from l2fmt.cli.pack import pack
 from l2fmt.cli.plot import plot
 from l2fmt.cli.unpack import unpack
 from l2fmt.cli.verify import verify
+from l2fmt.cli.warmup import warmup
 from l2fmt.errors import L2Error
 
 _INTERRUPTED = 130
@@ -85,9 +86,9 @@ def _is_broken_pipe(error: BaseException | None) -> bool:
 
 
 @click.group(cls=_Main, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="l2fmt")
+@click.option("--version", is_flag=True, help="Show the version; with -v also what it runs on.")
 @click.pass_context
-def main(ctx: click.Context) -> None:
+def main(ctx: click.Context, version: bool) -> None:
     """Store neural networks in a tenth of their size, and load them back.
 
     \b
@@ -97,10 +98,14 @@ def main(ctx: click.Context) -> None:
 
     A file named - is standard input or output.
     """
+    if version:
+        for line in _version.lines(verbose=ctx.meta.get(_VERBOSE, False)):
+            _output.data(line)
+        ctx.exit()
     if ctx.invoked_subcommand is None:
         _output.data(ctx.get_help())
 
 
 main.params.append(_verbose_option())
-for _command in (pack, unpack, inspect, verify, diff, plot, demo):
+for _command in (pack, unpack, inspect, verify, diff, plot, bench, demo, warmup):
     main.add_command(_command)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2codec import machine_code
 from l2fmt._registry import CODERS
 from l2fmt.cli import _output
 from l2fmt.cli._options import STREAM, ByteSize, Setting, open_target
@@ -61,6 +62,7 @@ def pack(source: str, output: str | None, force: bool, as_json: bool, quiet: boo
     inputs, or package.module:loader, which gives tensors or batches. Both are looked up in the current directory
     first, and run: name only code that you trust. The method rd takes neither.
     """
+    machine_code.announcing = not quiet
     given = [name for name in ("target_ratio", "bits", "max_error") if options[name] is not None]
     if len(given) + options["lossless"] > 1:
         raise click.UsageError("give at most one of --target-ratio, --bits, --max-error and --lossless")

@@ -2,6 +2,7 @@
 
 import click
 
+from l2codec import machine_code
 from l2fmt.cli import _output
 from l2fmt.cli._options import open_target
 
@@ -29,6 +30,7 @@ def unpack(source: str, output: str | None, format_: str | None, dtype: str | No
 
     Tied weights become copies in a safetensors file, so that it has every name; in a state dict (pt) they stay tied.
     """
+    machine_code.announcing = not quiet
     target = open_target(source, output, _SUFFIXES[format_ or "safetensors"], force=force)
     import torch
 

@@ -25,12 +25,13 @@ class Encoding:
     """How symbols are coded: `coder` is rans, range, huffman or raw; `tables` the most frequency tables of a set.
 
     `resume_interval` (symbols, a multiple of 32) adds resume points to rANS streams longer than it
-    (spec/entropy-coding.md 6.1).
+    (spec/entropy-coding.md 6.1). `threads` share the work; the bytes do not depend on it.
     """
 
     coder: str = "rans"
     tables: int = 16
     resume_interval: int | None = None
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.coder not in _registry.CODERS:
@@ -39,6 +40,8 @@ class Encoding:
             raise InputError(f"a set has 1 to 32 frequency tables, not {self.tables}")
         if self.resume_interval is not None and (self.resume_interval < 256 or self.resume_interval % 32):
             raise InputError(f"the resume interval is a multiple of 32 from 256 on, not {self.resume_interval}")
+        if self.threads < 1:
+            raise InputError(f"encoding takes at least one thread, not {self.threads}")
 
 
 def write_model(
@@ -60,7 +63,7 @@ def write_model(
     sets = []
     for key, members in families.items():
         report(len(sets) / steps)
-        sets.append(fit_family(key, members, encoding.coder, encoding.tables))
+        sets.append(fit_family(key, members, encoding.coder, encoding.tables, encoding.threads))
     class_tables = fit_class_tables(families)
     weight_bytes = 0
     if class_tables is not None:
@@ -135,7 +138,9 @@ def _encode(symbols: np.ndarray, sequence: SymbolSequence, encoding: Encoding) -
     mask = sum(bit << i for i, bit in enumerate(v is not None for v in (classes.row, classes.column, classes.position)))
     lanes, block_bits = l2codec.recommended_layout(l2codec.code_length(symbols, tables, classes), symbols.size)
     lanes = lanes if encoding.coder == "rans" else 1
-    data = l2codec.encode(encoding.coder, symbols, tables, classes, lanes=lanes, block_bits=block_bits)
+    data = l2codec.encode(
+        encoding.coder, symbols, tables, classes, lanes=lanes, block_bits=block_bits, threads=encoding.threads
+    )
     stream = Stream(
         _registry.CODERS[encoding.coder],
         table_set=sequence.table_set,

@@ -13,7 +13,9 @@ _SAMPLE = 1 << 23  # symbols of plain tensors that tables are fitted to
 _ID_BITS = 2.5  # what an offset of a class vector costs, about
 
 
-def fit_family(key: tuple, members: list[SymbolSequence], coder: str, n_tables: int) -> TableSet | None:
+def fit_family(
+    key: tuple, members: list[SymbolSequence], coder: str, n_tables: int, threads: int = 1
+) -> TableSet | None:
     """Fit the tables of a family and set the class map of each member, or its width where coding does not pay."""
     alphabet = key[-1]
     if coder == "raw" or sum(s.count for s in members) == 0:
@@ -22,7 +24,7 @@ def fit_family(key: tuple, members: list[SymbolSequence], coder: str, n_tables: 
         return None
     probability_bits = 12 if alphabet <= 256 else 14
     if key[0] == "words":
-        tables = _fit_sample(key, members, n_tables, probability_bits)
+        tables = _fit_sample(key, members, n_tables, probability_bits, threads)
         for sequence in members:
             symbols = sequence.load()
             classes = l2codec.assign_classes(symbols, sequence.layout, tables)
@@ -34,7 +36,7 @@ def fit_family(key: tuple, members: list[SymbolSequence], coder: str, n_tables: 
         loaded = [(s.load(), s.layout) for s in members]
         try:
             tables, maps = l2codec.fit_classes(
-                loaded, alphabet, -key[1], n_tables=n_tables, probability_bits=probability_bits
+                loaded, alphabet, -key[1], n_tables=n_tables, probability_bits=probability_bits, threads=threads
             )
         except l2codec.CodecError as error:  # more different codes than a table has counts
             raise InputError(f"the codes of tensor {members[0].tensor.name!r} and others: {error}") from error
@@ -57,7 +59,9 @@ def _pays(symbols: np.ndarray, tables: TableSet, classes: ClassMap, sequence: Sy
     return l2codec.code_length(symbols, tables, classes) + _ID_BITS * ids + 24 < 0.99 * raw
 
 
-def _fit_sample(key: tuple, members: list[SymbolSequence], n_tables: int, probability_bits: int) -> TableSet:
+def _fit_sample(
+    key: tuple, members: list[SymbolSequence], n_tables: int, probability_bits: int, threads: int
+) -> TableSet:
     """Fit tables to evenly spread rows of all members; each symbol that occurs anywhere gets a count in every table."""
     total = sum(s.count for s in members)
     used = np.zeros(key[-1], np.int64)
@@ -73,7 +77,9 @@ def _fit_sample(key: tuple, members: list[SymbolSequence], n_tables: int, probab
         else:
             parts.append((symbols, sequence.layout))
     origin = int(used.argmax())
-    tables, maps = l2codec.fit_classes(parts, used.size, origin, n_tables=n_tables, probability_bits=probability_bits)
+    tables, maps = l2codec.fit_classes(
+        parts, used.size, origin, n_tables=n_tables, probability_bits=probability_bits, threads=threads
+    )
     histograms = _class_histograms(parts, maps, len(tables), used.size)
     # Counting in 1/256 keeps the sample's proportions while rows that were not sampled can still be coded.
     floors = [FrequencyTable.from_histogram(h * 256 + (used > 0), probability_bits) for h in histograms]

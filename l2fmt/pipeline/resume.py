@@ -7,7 +7,7 @@ from l2codec import CodecError
 from l2fmt.container import Reader, parse_resume
 from l2fmt.container.sections import RESUME
 from l2fmt.errors import CorruptFileError
-from l2fmt.pipeline.decode import class_maps
+from l2fmt.pipeline.classes import class_maps
 
 
 def check_resume(reader: Reader) -> int:

@@ -1,0 +1,45 @@
+"""A whole block of rANS in one call: classes, symbols and values of a few thousand symbols at a time.
+
+What passes from one step to the next stays in the processor's nearest cache: `symbols` and `classes` are scratch.
+"""
+
+import numpy as np
+
+from l2codec.kernels._compiler import kernel
+from l2codec.kernels.classes import fill_classes
+from l2codec.kernels.rans_decode import rans_decode
+from l2codec.kernels.values import write_values
+
+
+@kernel
+def rans_symbols(words, states, slots, bits, start, row, ends, column, position, pattern, class_layout, classes, out):
+    """Decode the block that begins with symbol `start` of its sequence; return the words read, -1 for one too many."""
+    at = np.int64(0)
+    step = max(classes.size, 1)
+    for first in range(0, out.size, step):
+        size = min(step, out.size - first)
+        part = classes[:size]
+        fill_classes(start + first, row, ends, column, position, pattern, class_layout, part)
+        at = rans_decode(words, at, states, slots, part, bits, out[first : first + size])
+        if at < 0:
+            break
+    return at
+
+
+@kernel
+def rans_values(
+    words, states, slots, bits, start, row, ends, column, position, pattern, class_layout, classes,
+    symbols, layout, codes, floats, rows, columns, out,
+):  # fmt: skip
+    """As `rans_symbols`, with `write_values` applied; `classes` is empty if all symbols have class 0."""
+    at = np.int64(0)
+    for first in range(0, out.size, symbols.size):
+        size = min(symbols.size, out.size - first)
+        some = symbols[:size]
+        part = classes[: min(size, classes.size)]
+        fill_classes(start + first, row, ends, column, position, pattern, class_layout, part)
+        at = rans_decode(words, at, states, slots, part, bits, some)
+        if at < 0:
+            break
+        write_values(some, start + first, layout, codes, floats, rows, columns, out[first : first + size])
+    return at

@@ -1,0 +1,86 @@
+"""Decoding of interleaved rANS without vector instructions, on any processor."""
+
+from typing import Any
+
+import numpy as np
+from numba.extending import overload
+
+from l2codec.kernels._compiler import kernel
+
+LOW_STATE = np.uint64(1 << 16)
+
+
+def fields(entry: Any) -> tuple[Any, Any, Any]:
+    """Return (symbol, count, offset), uint64, of an entry of `TableSet.rans_slots`, uint32 or uint64."""
+    raise NotImplementedError("only kernels call this")
+
+
+@overload(fields)
+def _fields(entry):
+    def of_compact(entry):
+        wide = np.uint64(entry)
+        count = (wide >> np.uint64(20)) + np.uint64(1)
+        return wide & np.uint64(0xFF), count, (wide >> np.uint64(8)) & np.uint64(0xFFF)
+
+    def of_wide(entry):
+        return entry & np.uint64(0xFFFF), (entry >> np.uint64(16)) & np.uint64(0xFFFF), entry >> np.uint64(32)
+
+    return of_compact if entry.bitwidth == 32 else of_wide
+
+
+@kernel
+def rans_decode_plain(words, position, states, slots, classes, bits, out):
+    """Decode `out.size` symbols from word `position` on; return the position after them, or -1 for a word too many."""
+    bits = np.uint64(bits)
+    mask = (np.uint64(1) << bits) - np.uint64(1)
+    word = np.uint64(position)
+    n_words = np.uint64(words.size)
+    lanes = np.uint64(states.size)
+    count = np.uint64(out.size)
+    several = classes.size > 0
+    i = np.uint64(0)
+    # Rows of symbols, one a lane, for as long as the words suffice whatever the states are: no checks, no branches.
+    while i + lanes <= count and word + lanes <= n_words:
+        for lane in range(lanes):
+            x = np.uint64(states[lane])
+            slot = x & mask
+            if several:
+                slot |= np.uint64(classes[i]) << bits
+            symbol, frequency, offset = fields(slots[slot])
+            x = frequency * (x >> bits) + offset
+            renew = np.uint64(x < LOW_STATE)  # arithmetic, as a branch would be mispredicted
+            x = (x << (renew << np.uint64(4))) | (np.uint64(words[word]) & (np.uint64(0) - renew))
+            word += renew
+            states[lane] = np.uint32(x)
+            out[i] = symbol
+            i += np.uint64(1)
+    # The rest of the block, with a check of every word.
+    lane = np.uint64(0)
+    while i < count:
+        x = np.uint64(states[lane])
+        slot = x & mask
+        if several:
+            slot |= np.uint64(classes[i]) << bits
+        symbol, frequency, offset = fields(slots[slot])
+        x = frequency * (x >> bits) + offset
+        if x < LOW_STATE:
+            if word >= n_words:
+                return np.int64(-1)
+            x = (x << np.uint64(16)) | np.uint64(words[word])
+            word += np.uint64(1)
+        states[lane] = np.uint32(x)
+        out[i] = symbol
+        i += np.uint64(1)
+        lane += np.uint64(1)
+        if lane == lanes:
+            lane = np.uint64(0)
+    return np.int64(word)
+
+
+@kernel
+def rans_decode_two_plain(
+    words, position, states, classes, out, words2, position2, states2, classes2, out2, slots, bits, ends
+):
+    """Decode two streams of the same tables; put both results into `ends`, int64[2]."""
+    ends[0] = rans_decode_plain(words, position, states, slots, classes, bits, out)
+    ends[1] = rans_decode_plain(words2, position2, states2, slots, classes2, bits, out2)

@@ -1,0 +1,61 @@
+"""The words that symbols stand for, as the codec takes them (spec/transforms.md)."""
+
+import numpy as np
+
+from l2codec import TableSet, Values
+from l2fmt.container.entries import Group
+from l2fmt.dtypes import DType
+from l2fmt.errors import CorruptFileError
+from l2fmt.transforms import Codebook, from_float32, from_parameters, to_float32
+
+
+def field_values(group: Group, words: np.ndarray) -> list[Values]:
+    """Return the values of the streams of transform `bits`: the first sets `words`, the others add their bits."""
+    shift, *widths = group.parameters
+    result = []
+    for width in widths:
+        result.append(Values(words, shift, join=bool(result)))
+        shift += width
+    return result
+
+
+def quantized_values(
+    group: Group, alphabet: int, tables: TableSet | None, scales: tuple[bytes | None, bytes | None], words: np.ndarray
+) -> Values:
+    """Return the values of the one stream of a quantized group; `tables` are None for coder `raw`.
+
+    Raises CorruptFileError for values and scales that the specification refuses.
+    """
+    codebook = _codebook(group, alphabet, tables)
+    valid = np.isfinite(codebook) if tables is None else None
+    if scales == (None, None):
+        return Values(words, from_float32(codebook, group.dtype).view(words.dtype), valid=valid)
+    row, column = (
+        None if raw is None else _scale(raw, dtype, group) for raw, dtype in zip(scales, group.scales, strict=True)
+    )
+    shape = (group.layout.rows, group.layout.columns, group.layout.positions)
+    return Values(words, codebook, row, column, shape, bfloat16=group.dtype.name == "BF16", valid=valid)
+
+
+def _codebook(group: Group, alphabet: int, tables: TableSet | None) -> np.ndarray:
+    """Return the float32 value of every symbol the stream can hold; those that no table codes may be anything."""
+    if tables is None and not group.symbols:
+        return np.empty(0, np.float32)  # a codebook may then be empty
+    transform, offset = from_parameters(group.transform, group.parameters)
+    if isinstance(transform, Codebook):
+        values = transform.table
+    else:
+        with np.errstate(over="ignore"):
+            values = transform.values(np.arange(alphabet) - offset)
+    used = None if tables is None else np.any([table.counts for table in tables.tables], axis=0)
+    if used is not None and not np.isfinite(values[used]).all():
+        raise CorruptFileError(f"{group.label}: its codebook has a value that is not finite")
+    return values
+
+
+def _scale(raw: bytes, dtype: DType | None, group: Group) -> np.ndarray:
+    assert dtype is not None  # there are no bytes otherwise
+    values = to_float32(np.frombuffer(raw, dtype.numpy), dtype)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise CorruptFileError(f"{group.label}: a scale is not finite and positive")
+    return values
