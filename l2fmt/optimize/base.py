@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from l2fmt.inputs.calibration import CalibrationSet
 
 # A method is a module of this package with a class `METHOD`; naming them here keeps the others unimported.
-_METHODS = ("rd", "l2")
+_METHODS = ("rd", "obs", "l2", "best")
 
 
 @dataclass(frozen=True, eq=False)

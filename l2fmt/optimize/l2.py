@@ -134,7 +134,24 @@ class _Run:
                 vectors = self._vectors()
         if self._of == "weight_bytes":
             expected += self._last.file_bytes - self._last.weight_bytes
-        return Compressed(found, vectors, round(expected), self._seconds | trainer.seconds)
+        seconds = self._seconds | trainer.seconds
+        if self._timed("comparison", lambda: self._began_better(trainer, codes)):
+            note = "training brought the outputs no nearer to the model's: the codes are those it started from"
+            return Compressed(self._start.codes, self._start.fixed, None, seconds, [note])
+        return Compressed(found, vectors, round(expected), seconds)
+
+    def _began_better(self, trainer: Trainer, codes: Sequence[np.ndarray]) -> bool:
+        """Whether the outputs on the calibration data were nearer to the model's before training."""
+        begun = {code.name: code for code in self._start.codes}
+        if set(begun) != {tensor.name for tensor in self._tensors}:
+            return False
+        student = self._student
+        before = {
+            name: torch.from_numpy(code.transform.values(code.codes).reshape(code.shape)).to(student.device)
+            for name, code in begun.items()
+        }
+        before |= {name: student.module.get_parameter(name) for name in student.vectors}
+        return trainer.mean_distance(before) < trainer.mean_distance(self._values(codes))
 
     def _coded(self, codes: Sequence[np.ndarray]) -> list[QuantizedTensor]:
         """Return integer codes with what decodes them."""

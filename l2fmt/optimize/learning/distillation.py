@@ -63,10 +63,14 @@ def distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
     total = torch.zeros((), device=theirs[0].device)
     for a, b in zip(ours, theirs, strict=True):
         b = b.float()
-        # What is constant counts relative to its size instead.
-        scale = torch.maximum(b.var(correction=0), 1e-3 * b.square().mean()).clamp(min=1e-12)
-        total = total + F.mse_loss(a.float(), b) / scale
+        total = total + F.mse_loss(a.float(), b) / variance_scale(b)
     return total / len(theirs)
+
+
+def variance_scale(output: Tensor) -> Tensor:
+    """Return what squared errors of an output are relative to: its variance, a scalar."""
+    # What is constant counts relative to its size instead.
+    return torch.maximum(output.var(correction=0), 1e-3 * output.square().mean()).clamp(min=1e-12)
 
 
 def distillation_loss(

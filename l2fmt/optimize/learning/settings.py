@@ -14,7 +14,7 @@ class Settings:
 
     Transform and rate:
         transform: joint (prune and quantize, Eq. 11), linear, log or exp.
-        start: "rd", steps and codes of the data-free method at the target size, or "range", 256 steps over the range of
+        start: "rd" or "obs", steps and codes of that method at the target size, or "range", 256 steps over the range of
             each tensor, as published.
         kernel: of the counter: cosine, linear or triangle. resolution: range of a tensor's codes over the counter's
             relaxation, as published; None: the same `relaxation`, in symbols, for all.
@@ -78,7 +78,7 @@ class Settings:
     def __post_init__(self) -> None:
         choices = {
             "transform": transform_names(),
-            "start": ("rd", "range"),
+            "start": ("rd", "obs", "range"),
             "kernel": tuple(KERNELS),
             "control": ("balance", "gate"),
             "vectors": ("rounded", "uniform"),

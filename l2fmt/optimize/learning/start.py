@@ -1,4 +1,4 @@
-"""What training starts from: the module as it will run, the weights and grids of `rd` or of plain ranges."""
+"""What training starts from: the module as it will run, the weights and grids of another method or of plain ranges."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from l2fmt.dtypes import dtype_by_torch_name
-from l2fmt.optimize.base import Budget, Calibration, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Budget, Calibration, Measure, Progress, WeightTensor, get_method
 from l2fmt.optimize.learning.quantizers import Quantizer, make_quantizer
 from l2fmt.optimize.learning.settings import Settings
 from l2fmt.optimize.learning.student import (
@@ -17,19 +17,22 @@ from l2fmt.optimize.learning.student import (
     round_statistics,
     working_copy,
 )
-from l2fmt.optimize.rd import RateDistortion
 from l2fmt.pipeline import QuantizedTensor, Size
 
-_MARGIN = 0.45  # how far from a code, in steps, a weight may begin that `rd` rounded to it
+_MARGIN = 0.45  # how far from its code, in steps, a weight may begin: near a border, where the rate has a say
 
 
 class Start:
-    """Makes the student. `tensors` are those to be coded, `fixed` the vectors that differ from the model's already."""
+    """Makes the student. `tensors` are those to be coded, `fixed` the vectors that differ from the model's already.
+
+    `codes` are those that another method has begun with, which fit the budget: none for a start from ranges.
+    """
 
     def __init__(self, settings: Settings, tensors: Sequence[WeightTensor], calibration: Calibration):
         self._settings, self._calibration = settings, calibration
         self._module = working_copy(calibration.module)
         self.fixed = self._fold()
+        self.codes: list[QuantizedTensor] = []
         self.tensors = list(tensors)
         own = self._module.named_parameters(remove_duplicate=False)
         self._vectors = [name for name, _ in own if name in calibration.vectors]
@@ -52,7 +55,7 @@ class Start:
         )
 
     def student(self, budget: Budget, measure: Measure, progress: Progress) -> Student:
-        """Return the student as training finds it, at the size of the budget if `rd` is to begin."""
+        """Return the student as training finds it, at the size of the budget if another method is to begin."""
         settings, calibration = self._settings, self._calibration
         weights: dict[str, Tensor] = {}
         quantizers: dict[str, Quantizer] = {}
@@ -65,7 +68,7 @@ class Start:
             if code is not None:
                 step = unit = code.transform.step  # type: ignore[attr-defined]
                 if kind in ("linear", "joint"):
-                    # `rd` chose codes whose errors cancel: the weights begin in their cells, as near as they can.
+                    # The codes' errors cancel: the weights begin in their cells, as near as they can.
                     q = torch.from_numpy(code.codes.astype(np.float32)).reshape(tensor.shape)
                     weight = (weight / step).clamp(q - _MARGIN, q + _MARGIN) * step
             weights[tensor.name], units[tensor.name] = weight, unit
@@ -73,12 +76,14 @@ class Start:
 
         matrices = [t for t in self.tensors if len(t.shape) > 1]
         coded: dict[str, QuantizedTensor] = {}
-        if settings.start == "rd":
+        if settings.start != "range":
 
             def folded(codes: Sequence[QuantizedTensor], vectors: object = None) -> Size:
                 return measure(codes, self.fixed)
 
-            start = RateDistortion().quantize(matrices, budget, folded, progress)
+            first = get_method(settings.start)
+            start = first.quantize(matrices, budget, folded, progress, calibration)
+            self.codes = start.codes
             coded = {code.name: code for code in start.codes}
         for tensor in matrices:
             begin(tensor, coded.get(tensor.name))

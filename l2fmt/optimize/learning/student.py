@@ -77,8 +77,8 @@ class Student:
         return values, codes
 
     def run(self, batch: Batch, values: Mapping[str, Tensor]) -> Any:
-        """Return the module's output for a batch, with these weights and the rounded vectors."""
-        vectors = {name: self._rounded(vector) for name, vector in self.vectors.items()}
+        """Return the module's output for a batch, with these weights, and the rounded vectors where none are given."""
+        vectors = {name: self._rounded(vector) for name, vector in self.vectors.items() if name not in values}
         tensors = {**values, **vectors}
         tensors |= {alias: tensors[name] for alias, name in self._aliases.items() if name in tensors}
         return functional_call(self.module, tensors, batch.args, batch.kwargs, tie_weights=False)

@@ -107,6 +107,16 @@ class Trainer:
             optimizer.step()
             self._progress("training vectors", (iteration + 1) / iterations)
 
+    def mean_distance(self, values: dict[str, Tensor]) -> float:
+        """Return the mean distance from the full model over the calibration data, with these weights and vectors."""
+        student = self._student
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for batch in self._samples.in_order(self._settings.batch_size):
+                total += float(self._distance(batch.to(student.device, self._teacher.memory_format), values))
+                count += 1
+        return total / max(count, 1)
+
     def _iterate(self, what: str, batch: Batch) -> float:
         """Do one update and return the estimated size."""
         settings, student = self._settings, self._student

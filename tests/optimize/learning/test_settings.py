@@ -29,7 +29,7 @@ def test_the_preset_of_the_paper():
     ("change", "words"),
     [
         ({"transform": "cubic"}, "transform must be linear, joint, log, exp, not 'cubic'"),
-        ({"start": "zero"}, "start must be rd, range"),
+        ({"start": "zero"}, "start must be rd, obs, range"),
         ({"kernel": "box"}, "kernel must be cosine, linear, triangle"),
         ({"control": "pid"}, "control must be balance, gate"),
         ({"vectors": "exact"}, "vectors must be rounded, uniform"),

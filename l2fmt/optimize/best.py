@@ -1,0 +1,72 @@
+"""`best`: the strongest combination: codes of `obs`, then codes and vectors trained together at the target size.
+
+Second-order rounding comes close without training; training then lets layers make up for each other's errors, and
+trains the vectors, which cost nothing. What training does not improve, on the calibration data, stays as it began.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from l2fmt.errors import InputError
+from l2fmt.optimize.base import Budget, Calibration, Compressed, Measure, Progress, WeightTensor
+from l2fmt.optimize.l2 import L2
+from l2fmt.optimize.obs import SecondOrder
+
+# Iterations of training, by effort.
+_ITERATIONS = (0, 200, 400, 800, 1500, 2500, 4000, 6500, 10000)
+
+
+@dataclass(frozen=True)
+class Best:
+    """Settings of the method.
+
+    `effort`, 1 to 9, trades time for accuracy; 1 does not train. `weight_lr` is that of codes, in steps; the names of
+    `blocks` are modules whose outputs are compared, by default found in the module tree.
+    """
+
+    effort: int = 5
+    weight_lr: float = 0.001
+    batch_size: int = 32
+    augment: bool = True
+    blocks: tuple[str, ...] = ()
+    seed: int = 0
+    name: ClassVar[str] = "best"
+    needs_module: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.effort <= len(_ITERATIONS):
+            raise InputError(f"best: effort must lie in [1, {len(_ITERATIONS)}], not {self.effort}")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings as recorded in the file."""
+        return asdict(self)
+
+    def quantize(
+        self,
+        tensors: Sequence[WeightTensor],
+        budget: Budget,
+        measure: Measure,
+        progress: Progress,
+        calibration: Calibration | None = None,
+    ) -> Compressed:
+        """Choose codes and vectors for a size; as `Method` says."""
+        iterations = _ITERATIONS[self.effort - 1]
+        if not iterations:
+            return SecondOrder(seed=self.seed).quantize(tensors, budget, measure, progress, calibration)
+        training = L2(
+            start="obs",
+            rounds=1,
+            transform_iterations=0,
+            weight_iterations=iterations,
+            weight_lr=self.weight_lr,
+            batch_size=self.batch_size,
+            augment=self.augment,
+            blocks=self.blocks,
+            seed=self.seed,
+        )
+        return training.quantize(tensors, budget, measure, progress, calibration)
+
+
+METHOD = Best

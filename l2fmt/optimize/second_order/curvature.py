@@ -1,0 +1,133 @@
+"""How much an error of each weight changes the outputs: input correlations and output sensitivities from data."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from l2fmt.inputs.calibration import Batch, CalibrationSet
+from l2fmt.optimize.learning.distillation import variance_scale
+from l2fmt.optimize.learning.taps import float_tensors, record
+from l2fmt.optimize.second_order.layers import Layer
+
+_MOST_INPUTS = 1 << 15  # of a layer and batch that are correlated: more change little
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """The distance of outputs that errors d of a layer cause: sum over rows of sensitivity * d^T hessian d.
+
+    hessian: float64[groups, columns, columns], or float64[groups, columns] if it is diagonal.
+    sensitivity: float64[rows of all groups].
+    """
+
+    hessian: Tensor
+    sensitivity: Tensor
+
+
+class _Sums:
+    """What is added up for one layer.
+
+    An error of a weight changes the outputs at all places of a sample. Where output gradients agree from place to
+    place, as before an average, what these changes have in common counts `coherence` times as much as the rest.
+    """
+
+    def __init__(self, layer: Layer):
+        self.layer = layer
+        self._given: dict[str, Tensor] = {}
+
+    def _add(self, what: str, value: Tensor) -> None:
+        self._given[what] = self._given[what] + value.double() if what in self._given else value.double()
+
+    def add_inputs(self, given: Tensor, generator: torch.Generator) -> None:
+        if self.layer.is_table:
+            self._add("counts", torch.bincount(given.reshape(-1), minlength=self.layer.module.weight.shape[0]))  # type: ignore[union-attr]
+            return
+        inputs, each = self.layer.inputs(given.float(), _MOST_INPUTS, generator)
+        self._add("gram", (inputs.transpose(1, 2) @ inputs).double() * each)
+        means, places = self.layer.means(given.float())
+        if places > 1:
+            self._add("gram of means", (means.transpose(1, 2) @ means).double() * places)
+
+    def add_gradient(self, gradient: Tensor) -> None:
+        by_row = self.layer.outputs_by_row(gradient.float())
+        self._add("squares", by_row.square().mean((1, 2)))
+        self._add("incoherent", by_row.square().sum())
+        self._add("coherent", by_row.sum(2).square().sum())
+
+    def result(self, batches: int) -> Curvature | None:
+        given = {what: value / batches for what, value in self._given.items()}
+        if "squares" not in given:
+            return None
+        if self.layer.is_table:  # its rows are words: how often each occurs; its columns are outputs
+            return Curvature(given["squares"][None], given["counts"])
+        hessian = given["gram"]
+        if "gram of means" in given:
+            coherence = float(given["coherent"] / given["incoherent"].clamp(min=1e-300))
+            hessian = hessian + max(coherence - 1, 0.0) * given["gram of means"]
+        return Curvature(hessian, given["squares"])
+
+
+def measure_curvature(
+    module: nn.Module,
+    layers: Sequence[Layer],
+    samples: CalibrationSet,
+    batch_size: int,
+    blocks: Sequence[str] = (),
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda done: None,
+) -> dict[str, Curvature]:
+    """Return the curvature of each layer that the module uses, by the name of its weight.
+
+    The distance is that of `distillation_loss`, to second order: outputs, and those of `blocks`, relative to their
+    variance. Its Gauss-Newton matrix is taken to be the product of what the inputs and what the output gradients of a
+    layer say (Kronecker factors, of which the second is kept as its diagonal); gradients are those of random
+    projections of the outputs, whose squares have the right mean.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums = {layer.name: _Sums(layer) for layer in layers}
+    handles = [
+        layer.module.register_forward_hook(_hook(sums[layer.name], generator), always_call=False) for layer in layers
+    ]
+    for layer in layers:
+        layer.module.weight.requires_grad_()  # type: ignore[union-attr]
+    batches = 0
+    device = next(module.parameters()).device
+    try:
+        for batch in samples.in_order(batch_size):
+            _backward(module, batch.to(device), blocks, generator)
+            batches += 1
+            progress(min(batches * batch_size / samples.count, 1.0))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in layers:
+            layer.module.weight.requires_grad_(False)  # type: ignore[union-attr]
+    results = {name: s.result(batches) for name, s in sums.items()}
+    return {name: found for name, found in results.items() if found is not None}
+
+
+def _hook(sums: _Sums, generator: torch.Generator) -> Callable[..., None]:
+    def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        with torch.no_grad():
+            sums.add_inputs(given[0].detach(), generator)
+        if output.requires_grad:
+            output.register_hook(lambda gradient: sums.add_gradient(gradient.detach()))
+
+    return hook
+
+
+def _backward(module: nn.Module, batch: Batch, blocks: Sequence[str], generator: torch.Generator) -> None:
+    """Send random projections of the outputs back through the module."""
+    with torch.enable_grad(), record(module, blocks) as taps:
+        final = list(float_tensors(module(*batch.args, **batch.kwargs)))
+    shared = [list(outputs) for outputs in taps.values() if outputs]
+    total = torch.zeros((), device=final[0].device)
+    for outputs, share in [(final, 1.0), *((outputs, 1.0 / len(shared)) for outputs in shared)]:
+        for output in outputs:
+            if output.requires_grad:
+                weight = (share / len(outputs) / output.numel() / variance_scale(output.detach())).sqrt()
+                random = torch.randn(output.shape, generator=generator).to(output.device)
+                total = total + weight * (output * random).sum()
+    total.backward()

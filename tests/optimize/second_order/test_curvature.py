@@ -1,0 +1,116 @@
+"""Inputs of layers as matrices, and the curvature measured with them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from l2fmt.inputs.calibration import CalibrationSet
+from l2fmt.optimize.learning.distillation import distance
+from l2fmt.optimize.second_order.curvature import Curvature, measure_curvature
+from l2fmt.optimize.second_order.layers import Layer, find_layers
+
+
+def drawn(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+CONVOLUTIONS = {
+    "1-D": (nn.Conv1d(4, 6, 3, stride=2, padding=1), (5, 4, 11)),
+    "2-D": (nn.Conv2d(4, 6, (3, 2), stride=(1, 2), padding=(2, 1)), (3, 4, 7, 8)),
+    "3-D": (nn.Conv3d(2, 4, 2, dilation=2), (2, 2, 5, 6, 5)),
+    "grouped": (nn.Conv2d(6, 4, 3, groups=2), (3, 6, 5, 5)),
+    "depthwise": (nn.Conv2d(4, 8, 3, padding="same", groups=4), (3, 4, 5, 5)),
+    "circular": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 2, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_inputs_of_convolutions_are_what_kernels_meet(kind: str) -> None:
+    module, shape = CONVOLUTIONS[kind]
+    layer, given = Layer("weight", module), drawn(*shape)
+    inputs, each = layer.inputs(given, 1 << 20, torch.Generator())
+    assert each == 1
+    weights = module.weight.reshape(layer.groups, -1, inputs.shape[2])
+    ours = torch.cat(list(weights @ inputs.transpose(1, 2)))
+    expected = module(given) - module.bias.reshape(-1, *(1,) * (given.dim() - 2))  # type: ignore[union-attr]
+    assert torch.allclose(ours, layer.outputs_by_row(expected).flatten(1), atol=1e-5)
+    means, places = layer.means(given)
+    assert places == expected[0, 0].numel()
+    assert torch.allclose(means, inputs.reshape(layer.groups, len(given), places, -1).mean(2), atol=1e-5)
+
+
+def test_inputs_are_sampled_without_bias() -> None:
+    layer, given = Layer("weight", nn.Conv2d(2, 2, 3)), drawn(64, 2, 9, 9)
+    every, _ = layer.inputs(given, 1 << 20, torch.Generator())
+    some, each = layer.inputs(given, 900, torch.Generator().manual_seed(0))
+    assert some.shape[1] == 900 and each == pytest.approx(every.shape[1] / 900)
+    whole, estimate = every[0].T @ every[0], each * some[0].T @ some[0]
+    assert float((whole - estimate).norm() / whole.norm()) < 0.25
+
+
+def test_layers_are_found_by_their_weights() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 2), nn.Linear(4, 2))
+    names = ["0.weight", "1.weight", "2.weight", "3.weight", "3.bias", "nowhere.weight", "weight"]
+    assert list(find_layers(model, names)) == ["0.weight", "3.weight"]
+
+
+def predicted(curvature: Curvature, error: Tensor) -> float:
+    hessian = curvature.hessian if curvature.hessian.dim() == 3 else torch.diag_embed(curvature.hessian)
+    rows = error.double().reshape(hessian.shape[0], -1, hessian.shape[1])
+    sensitivity = curvature.sensitivity.reshape(hessian.shape[0], -1)
+    return float(torch.einsum("gri,gij,grj,gr->", rows, hessian, rows, sensitivity))
+
+
+def measured(model: nn.Module, name: str, error: Tensor, data: Tensor) -> float:
+    with torch.no_grad():
+        before = model(data)
+        weight = model.get_parameter(name)
+        weight += error
+        after = model(data)
+        weight -= error
+        return float(distance([after], [before]))
+
+
+MODELS = {
+    "linear": (nn.Sequential(nn.Linear(12, 8)), "0.weight", drawn(200, 12) @ drawn(12, 12, seed=2)),
+    "before an average": (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 20)),
+        "0.weight",
+        drawn(200, 3, 8, 8) + drawn(200, 3, 1, 1, seed=3) + 1,
+    ),
+    "embedding": (
+        nn.Sequential(nn.Embedding(40, 6), nn.Linear(6, 30)),
+        "0.weight",
+        (drawn(200, 5).abs() * 10).long().clamp(max=39),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_curvature_predicts_the_distance(kind: str) -> None:
+    model, name, data = MODELS[kind]
+    model.requires_grad_(False)
+    layer = find_layers(model, [name])[name]
+    found = measure_curvature(model, [layer], CalibrationSet.of(data), 100)[name]
+    ratios = []
+    for seed in range(6):
+        error = 0.01 * drawn(*model.get_parameter(name).shape, seed=10 + seed)
+        ratios.append(measured(model, name, error, data) / predicted(found, error))
+    # The outputs' variance is that of all samples here, of a batch there; and sensitivities are estimates.
+    assert 0.7 < sum(ratios) / len(ratios) < 1.4, ratios
+
+
+def test_unused_layers_have_no_curvature() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    model = Model().requires_grad_(False)
+    layers = find_layers(model, ["used.weight", "unused.weight"])
+    found = measure_curvature(model, list(layers.values()), CalibrationSet.of(drawn(20, 3)), 10)
+    assert list(found) == ["used.weight"]
+    assert not any(p.requires_grad for p in model.parameters())

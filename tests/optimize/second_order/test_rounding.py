@@ -1,0 +1,122 @@
+"""Error feedback and descent against what they are by definition."""
+
+import numpy as np
+import pytest
+import torch
+
+from l2fmt.optimize.second_order import _kernels
+from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.rounding import Rounder
+
+LIMIT = 12
+NO_CLASSES = np.zeros(0, np.uint8)
+
+
+def problem(rows: int = 6, columns: int = 20, groups: int = 1, seed: int = 0) -> tuple[np.ndarray, Curvature]:
+    """Weights, and the curvature of correlated inputs."""
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(groups, 200, columns)) @ random.normal(size=(groups, columns, columns)) + 1
+    hessian = torch.from_numpy(inputs.transpose(0, 2, 1) @ inputs / 200)
+    sensitivity = torch.from_numpy(random.uniform(0.5, 2, rows * groups))
+    return random.normal(size=(rows * groups, columns)).astype(np.float32), Curvature(hessian, sensitivity)
+
+
+def free(columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Costs and classes of codes that cost nothing."""
+    return np.zeros((1, 2 * LIMIT + 1), np.float32), np.zeros(columns, np.uint8)
+
+
+def bits_of_laplace() -> np.ndarray:
+    return (0.7 + 1.5 * np.abs(np.arange(-LIMIT, LIMIT + 1))).astype(np.float32)[None]
+
+
+def objective(rounder: Rounder, codes: np.ndarray, step: float, slope: float, costs: np.ndarray) -> float:
+    error = (codes.reshape(rounder.weights.shape) * step - rounder.weights).astype(np.float64)
+    distance = np.einsum("gri,gij,grj,gr->", error, rounder.hessian.astype(np.float64), error, rounder.sensitivity)
+    return float(distance) + slope * float(costs[0, codes + LIMIT].sum())
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("columns", [5, 20, 200])
+def test_feedback_is_sequential_elimination(columns: int, groups: int) -> None:
+    """Each error is made up for by the best change of the weights after it, as solving for it says."""
+    weights, curvature = problem(4, columns, groups)
+    rounder, step = Rounder.of(weights, curvature, 0.05, 0.0), 0.4
+    costs, classes = free(weights.size)
+    found = rounder.round(step, 0.0, costs, classes, LIMIT, 0)
+    hessians = rounder.hessian.astype(np.float64)
+    for row, codes in enumerate(found):
+        hessian, left = hessians[row // 4], weights[row].astype(np.float64) / step
+        for i in range(columns):
+            target = left[i]
+            if abs(abs(target - np.floor(target)) - 0.5) > 1e-3:  # where float32 and float64 must agree
+                assert codes[i] == np.clip(np.rint(target), -LIMIT, LIMIT)
+            error = codes[i] - target
+            if i + 1 < columns:
+                left[i + 1 :] -= np.linalg.solve(hessian[i + 1 :, i + 1 :], hessian[i + 1 :, i] * error)
+            left[i] = codes[i]
+
+
+def test_feedback_beats_plain_rounding_and_descent_beats_feedback() -> None:
+    weights, curvature = problem(16, 40)
+    rounder, step = Rounder.of(weights, curvature, 0.01, 0.0), 0.5
+    costs, classes = free(weights.size)
+    plain = np.rint(weights / step).astype(np.int32)
+    fed = rounder.round(step, 0.0, costs, classes, LIMIT, 0)
+    descended = rounder.round(step, 0.0, costs, classes, LIMIT, 5)
+    errors = [objective(rounder, codes, step, 0.0, costs) for codes in (plain, fed, descended)]
+    assert errors[1] < 0.5 * errors[0] and errors[2] < errors[1]
+
+
+def test_descent_ends_where_no_single_change_helps() -> None:
+    weights, curvature = problem(8, 12)
+    rounder, step, slope = Rounder.of(weights, curvature, 0.01, 0.1), 0.5, 0.05
+    costs = bits_of_laplace()
+    codes = rounder.round(step, slope, costs, np.zeros(weights.size, np.uint8), LIMIT, 100)
+    least = objective(rounder, codes, step, slope, costs)
+    for r in range(codes.shape[0]):
+        for i in range(codes.shape[1]):
+            for change in (-1, 1):
+                other = codes.copy()
+                other[r, i] += change
+                assert objective(rounder, other, step, slope, costs) > least - 1e-4 * abs(least)
+
+
+def test_a_bit_that_costs_more_leaves_fewer_of_them() -> None:
+    weights, curvature = problem(16, 40)
+    rounder, costs = Rounder.of(weights, curvature, 0.01, 0.0), bits_of_laplace()
+    spent = []
+    for slope in (0.0, 1.0, 10.0, 100.0):
+        codes = rounder.round(0.5, slope, costs, np.zeros(weights.size, np.uint8), LIMIT, 2)
+        spent.append(float(costs[0, codes + LIMIT].sum()))
+    assert spent == sorted(spent, reverse=True) and spent[0] > 1.5 * spent[-1]
+
+
+def test_diagonal_curvature_rounds_each_weight_alone() -> None:
+    weights, _ = problem(10, 7)
+    curvature = Curvature(torch.ones(1, 7, dtype=torch.float64), torch.ones(10, dtype=torch.float64))
+    rounder = Rounder.of(weights, curvature, 0.0, 0.0)
+    codes = rounder.round(0.3, 0.0, *free(weights.size), LIMIT, 3)
+    assert np.array_equal(codes, np.rint(weights * np.float32(1 / 0.3)))
+
+
+def test_dead_inputs_and_rows_are_no_obstacle() -> None:
+    weights, curvature = problem(6, 10)
+    curvature.hessian[:, 3] = curvature.hessian[:, :, 3] = 0
+    curvature.sensitivity[2] = 0
+    costs = bits_of_laplace()
+    rounder = Rounder.of(weights, curvature, 0.01, 0.01)
+    codes = rounder.round(0.5, 1.0, costs, np.zeros(weights.size, np.uint8), LIMIT, 2)
+    assert np.abs(codes[2]).sum() == 0, "a row that changes nothing is pruned"
+    assert np.abs(codes[:, 3]).sum() == 0, "so is an input that is never there"
+    assert np.abs(codes).sum() > 0
+    nothing = Curvature(torch.zeros(1, 10, 10, dtype=torch.float64), torch.zeros(6, dtype=torch.float64))
+    empty = Rounder.of(weights, nothing, 0.01, 0.01).round(0.5, 0.0, *free(weights.size), LIMIT, 2)
+    assert np.abs(empty).max() <= LIMIT
+
+
+def test_codes_stay_within_their_limit() -> None:
+    weights, curvature = problem(6, 30)
+    codes = Rounder.of(weights * 1000, curvature, 0.01, 0.0).round(0.5, 0.0, *free(weights.size), LIMIT, 3)
+    assert np.abs(codes).max() == LIMIT
+    assert _kernels.descend.signatures  # compiled once for all of these

@@ -1,0 +1,136 @@
+"""Methods `obs` and `best` on small models."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import l2fmt
+from l2fmt.errors import InputError
+from l2fmt.optimize.learning.distillation import distance
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small models run faster on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, groups=2), nn.ReLU()]
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 10)
+    )
+
+
+PICTURES = drawn(64, 3, 10, 10) + drawn(64, 3, 1, 1, seed=2)
+HELD_OUT = drawn(64, 3, 10, 10, seed=3) + drawn(64, 3, 1, 1, seed=4)
+
+
+def error(model: nn.Module, result: Any, data: Tensor) -> float:
+    with torch.no_grad():
+        expected = model(data)
+        found = torch.func.functional_call(model, l2fmt.load(result.data), (data,))
+        return float(distance([found], [expected]))
+
+
+def packed(model: nn.Module, ratio: float, method: str, data: Any = PICTURES, **options: Any) -> Any:
+    given = {} if method == "rd" else {"module": model, "calibration": data}
+    return l2fmt.pack(model, target_ratio=ratio, method=method, options=options, **given)
+
+
+def test_data_beat_none_and_the_size_is_met() -> None:
+    model = network()
+    errors = {}
+    for method, options in {"rd": {}, "obs": {}, "best": {"effort": 2, "batch_size": 16}}.items():
+        result = packed(model, 7, method, **options)
+        assert 7 <= result.ratio <= 7 * 1.0051
+        errors[method] = error(model, result, HELD_OUT)
+    assert errors["obs"] < 0.6 * errors["rd"], errors
+    assert errors["best"] < errors["obs"], errors
+
+
+def test_one_seed_one_file() -> None:
+    model = network()
+    files = [packed(model, 7, "obs", seed=seed).data for seed in (0, 0, 1)]
+    assert files[0] == files[1] != files[2]
+
+
+def test_the_model_is_left_as_it_is() -> None:
+    model = network().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    packed(model, 7, "obs")
+    assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Parts(nn.Module):
+    """Tied words, a layer that is not used, a transposed convolution, a weight of its own, constant inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(200, 24)
+        self.spread = nn.ConvTranspose1d(24, 24, 2)
+        self.unused = nn.Linear(24, 24)
+        self.own = nn.Parameter(drawn(24, 24) / 5)
+        self.zero = nn.Linear(24, 24)
+        nn.init.zeros_(self.zero.weight)
+        self.head = nn.Linear(24, 200, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.spread(self.words(x).transpose(1, 2)).transpose(1, 2) @ self.own
+        return {"logits": self.head(hidden + self.zero(hidden)), "hidden": hidden}
+
+
+def test_any_module() -> None:
+    model = Parts()
+    words = torch.randint(0, 150, (60, 7), generator=torch.Generator().manual_seed(0))
+    for method, options in {"obs": {}, "best": {"effort": 2, "batch_size": 20}}.items():
+        result = packed(model, 5, method, words, **options)
+        tensors = l2fmt.load(result.data)
+        assert set(tensors) == set(model.state_dict()) and tensors["head.weight"] is tensors["words.weight"]
+        assert 5 <= result.ratio <= 5.04
+        assert not tensors["zero.weight"].any() and tensors["unused.weight"].any()
+        kept = tensors["words.weight"][:150]
+        original = model.words.weight.detach()[:150]
+        assert float((kept - original).square().sum() / original.square().sum()) < 0.2
+
+
+@pytest.mark.parametrize("method", ["obs", "best"])
+def test_what_is_not_possible_is_said(method: str) -> None:
+    model = network()
+    with pytest.raises(InputError, match="needs calibration data"):
+        l2fmt.pack(model, target_ratio=7, method=method)
+    with pytest.raises(InputError, match="to a size"):
+        l2fmt.pack(model, method=method, module=model, calibration=PICTURES)
+    with pytest.raises(InputError, match="cannot run on the calibration data"):
+        packed(model, 7, method, drawn(10, 4))
+    if method == "best":
+        with pytest.raises(InputError, match=r"effort must lie in \[1, 9\], not 10"):
+            packed(model, 7, method, effort=10)
+
+
+def test_bits_a_weight() -> None:
+    model = network()
+    result = l2fmt.pack(model, bits=3.0, method="obs", module=model, calibration=PICTURES)
+    rows = [row for row in l2fmt.inspect(result.data).tensors if row.kind == "weights"]
+    assert 2.9 < 8 * sum(row.bytes for row in rows) / sum(int(np.prod(row.shape)) for row in rows) <= 3.0
+
+
+def test_half_precision_and_one_sample() -> None:
+    model = network().half()
+    result = packed(model, 4, "obs", PICTURES[:1].half())
+    assert result.ratio >= 4 and {t.dtype for t in l2fmt.load(result.data).values()} == {torch.float16}
