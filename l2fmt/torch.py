@@ -30,7 +30,7 @@ __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", 
 Path = str | os.PathLike[str]
 Device = str | int | torch.device
 TORCH_NAMES = ("pt", "torch", "pytorch")
-_LARGE = 4 << 20  # bytes of a tensor for which huge pages are asked for
+_LARGE = 1 << 17  # bytes of a tensor for which huge pages are asked for; such tensors often lie side by side
 
 
 def load_file(
@@ -224,12 +224,15 @@ def _bytes_of(tensor: Tensor) -> np.ndarray:
 
 
 def _prefer_huge_pages(memory: np.ndarray) -> None:
-    """Ask Linux for huge pages, as NumPy does for its arrays: filling new memory is then twice as fast or more."""
+    """Ask Linux for huge pages, as NumPy does for its arrays: filling new memory is then twice as fast or more.
+
+    What is asked for are all pages with bytes of the tensor, so that tensors side by side can share a huge page.
+    """
     if memory.size < _LARGE or (madvise := _madvise()) is None:
         return
     address = memory.ctypes.data
-    first, last = -(-address // mmap.PAGESIZE), (address + memory.size) // mmap.PAGESIZE
-    madvise(first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)  # if refused, nothing changes
+    first, end = address // mmap.PAGESIZE, -(-(address + memory.size) // mmap.PAGESIZE)
+    madvise(first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)  # if refused, nothing changes
 
 
 @cache

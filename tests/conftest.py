@@ -1,4 +1,4 @@
-"""A small model that has everything a file can hold, in a few KB; and Ctrl-C as in a terminal."""
+"""A small model that has everything a file can hold, in a few KB; Ctrl-C as in a terminal; no word of compiling."""
 
 import io
 import signal
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from l2codec import machine_code
 from l2fmt.dtypes import DTYPES
 from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, write_files
 from l2fmt.transforms import Codebook, Joint, Uniform
@@ -20,6 +21,12 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_said_of_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep stderr free of what only the first process with an empty cache says."""
+    monkeypatch.setattr(machine_code, "announcing", False)
 
 
 def model_tensors() -> list[QuantizedTensor | PlainTensor]:

@@ -1,7 +1,7 @@
 """Entropy coding of integer symbols: numpy in, bytes out (spec/entropy-coding.md). Knows no tensors and no files."""
 
 from l2codec.coding import decode, decode_values, encode, iter_decode
-from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError, UnknownCoderError
+from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError, KernelError, UnknownCoderError
 from l2codec.fit import assign_classes, fit_classes
 from l2codec.model import ClassMap, code_length, recommended_layout
 from l2codec.rans import decode_segment, resume_points
@@ -17,6 +17,7 @@ __all__ = [
     "CorruptStreamError",
     "FrequencyTable",
     "ImpossibleSymbolError",
+    "KernelError",
     "Stream",
     "TableSet",
     "UnknownCoderError",

@@ -70,27 +70,32 @@ def _low_bit_first(value: int, width: int) -> str:
 
 
 class _Reader:
+    """Reads numbers of at most 16 bits; in Python, because looking at a file loads no kernels."""
+
     def __init__(self, data: bytes):
-        self.bits = f"{int.from_bytes(data, 'little'):0{len(data) * 8}b}"[::-1] if data else ""
-        self.at = 0
+        self._data, self._size, self._at = data, 8 * len(data), 0
 
     def read(self, width: int) -> int:
-        end = self.at + width
-        if end > len(self.bits):
+        at = self._at
+        self._at = at + width
+        if self._at > self._size:
             raise CorruptStreamError("a table set is truncated")
-        value = int(self.bits[self.at : end][::-1], 2) if width else 0
-        self.at = end
-        return value
+        return self._window(at) & ((1 << width) - 1)
 
     def read_gamma(self) -> int:
-        width = self.bits.find("1", self.at, self.at + 17) - self.at
-        if width < 0:
+        window = self._window(self._at)
+        width = (window & -window).bit_length() - 1  # the zeros before the first one
+        if not 0 <= width <= 16:
             raise CorruptStreamError("a table set holds a run of zero counts that is truncated or too long")
-        self.at += width + 1
+        self._at += width + 1
         return 1 << width | self.read(width)
 
     def finish(self) -> None:
-        if len(self.bits) - self.at >= 8:
-            raise CorruptStreamError(f"a table set is followed by {(len(self.bits) - self.at) // 8} further bytes")
-        if "1" in self.bits[self.at :]:
+        if self._size - self._at >= 8:
+            raise CorruptStreamError(f"a table set is followed by {(self._size - self._at) // 8} further bytes")
+        if self._window(self._at):
             raise CorruptStreamError("the unused bits of a table set are not zero")
+
+    def _window(self, at: int) -> int:
+        """Return at least 25 bits from bit `at` on; beyond the end they are 0."""
+        return int.from_bytes(self._data[at >> 3 : (at >> 3) + 4], "little") >> (at & 7)

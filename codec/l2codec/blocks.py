@@ -102,7 +102,8 @@ def symbol_dtype(alphabet: int) -> type[np.uint8] | type[np.uint16]:
 
 def kernel_input(array: np.ndarray, dtype: type) -> np.ndarray:
     """Return `array` in a form for which a kernel has been compiled: native, contiguous, aligned and read-only."""
-    result = np.require(array, dtype, ["C", "A"]).view()
+    usable = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
+    result = array.view() if usable else np.require(array, dtype, ["C", "A"]).view()
     result.flags.writeable = False
     return result
 
@@ -111,5 +112,5 @@ def select(lookup: np.ndarray, n_tables: int, classes: Classes) -> tuple[np.ndar
     """Return (lookup, classes) for a kernel; if all symbols have one class, its part of the lookup and no classes."""
     if isinstance(classes, np.ndarray):
         return lookup, classes
-    size = lookup.size // n_tables
+    size = len(lookup) // n_tables
     return lookup[classes * size : (classes + 1) * size], CONSTANT

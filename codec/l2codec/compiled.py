@@ -21,7 +21,8 @@ class Kernel:
     None. Arrays hold native integers or floats, are C-contiguous and aligned; read-only ones are not told apart, so a
     kernel must not write to what callers may pass read-only. Threads run it at the same time, without the GIL.
     Raises TypeError for other arguments, OverflowError for larger integers, RuntimeError where a kernel raises an
-    error, as for an index when NUMBA_BOUNDSCHECK is set, and CodecError if L2FMT_KERNEL does not fit the processor.
+    error, as for an index when NUMBA_BOUNDSCHECK is set, and KernelError if there can be no kernel, for instance
+    because L2FMT_KERNEL does not fit the processor.
     """
 
     def __init__(self, module: str, name: str):

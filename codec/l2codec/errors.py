@@ -1,4 +1,4 @@
-"""Errors of the codec: all are `ValueError`s, all say what was found and where."""
+"""Errors of the codec: those of arguments and streams are `ValueError`s, all say what was found and where."""
 
 from collections.abc import Sequence
 
@@ -24,3 +24,7 @@ class ImpossibleSymbolError(CodecError):
 
 class UnknownCoderError(CodecError):
     """No coder has this id or name."""
+
+
+class KernelError(RuntimeError):
+    """There can be no kernel in this process, whatever the stream: L2FMT_KERNEL or Numba's settings are in the way."""

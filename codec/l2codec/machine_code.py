@@ -8,8 +8,11 @@ loaded.
 """
 
 import os
+import re
+import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int32, c_int64
@@ -32,16 +35,21 @@ announcing = True
 compiled: list[str] = []
 """The kernels that this process has compiled, with the types of their arguments."""
 
+not_kept: list[str] = []
+"""Why some of them could not be written to the cache after all, as on a full disk."""
+
 _PROTOTYPE = CFUNCTYPE(c_int32, c_char_p, POINTER(c_int64))  # a call of it is made without the GIL
 _KERNELS = Path(__file__).parent / "kernels"
 _VARIABLES = ("NUMBA_BOUNDSCHECK", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX", "NUMBA_OPT")
 _DIGEST_BYTES = 32
+_KEY_DIGITS = 16  # in the name of a folder
+_UNUSED_SECONDS = 90 * 24 * 3600  # after which a folder is removed
 
 
 def entry_point(module: str, name: str, argument_types: Sequence[str]) -> Entry:
     """Return the function that calls a kernel, as `l2codec.kernels._compiler.object_file` describes it.
 
-    Raises CodecError if L2FMT_KERNEL asks for what this processor cannot run.
+    Raises KernelError if L2FMT_KERNEL asks for what this processor cannot run, or Numba may not compile.
     """
     return _code.entry_point(module, name, argument_types)
 
@@ -113,13 +121,19 @@ def _load(code: bytes, symbol: str) -> Entry:
 
 
 class _Cache:
-    """The files for one processor and one version of the source and of what compiles it."""
+    """The files for one processor and one version of the source and of what compiles it.
+
+    They are in a folder of their own, whose time of change is that of its last use: folders that nothing uses any
+    more, as after an update, are removed when a new one is made. What another process still reads it has in memory.
+    """
 
     def __init__(self) -> None:
         sources = [path.read_bytes() for path in sorted(_KERNELS.glob("*.py"))]
         self._key = b"\n".join([_environment().encode(), *sources])
-        self._folder = cache_folder() / "kernels" / sha256(self._key).hexdigest()[:16]
+        self._folder = cache_folder() / "kernels" / sha256(self._key).hexdigest()[:_KEY_DIGITS]
         self._complete = bool(sources)  # not if the package is in an archive, say
+        with suppress(OSError):
+            os.utime(self._folder)
 
     def read(self, symbol: str) -> bytes | None:
         """Return the object file that defines a symbol, None if there is none that can be trusted."""
@@ -136,7 +150,9 @@ class _Cache:
         if not self._complete:
             return "the source of the kernels is not in files"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._folder.is_dir():
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _remove_unused(self._folder.parent)
             if not _is_ours(os.stat(self._folder)):
                 return f"others can write to {self._folder}"
         except OSError as error:
@@ -152,7 +168,8 @@ class _Cache:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(self._digest(symbol, code) + code)
             os.replace(temporary, path)
-        except OSError:
+        except OSError as error:
+            not_kept.append(str(error))
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
@@ -174,6 +191,16 @@ def _environment() -> str:
     host = [binding.get_process_triple(), binding.get_host_cpu_name(), *sorted(processor.features())]
     python = [sys.version, str(object.__basicsize__)]
     return "\n".join([*python, llvmlite.__version__, version, *host, *variables, processor.chosen_kernel()])
+
+
+def _remove_unused(kernels: Path) -> None:
+    """Remove the folders of other keys, and nothing else, that have not been used for long."""
+    for folder in kernels.iterdir():
+        with suppress(OSError):  # another process removes them, too
+            status = folder.lstat()
+            unused = time.time() - status.st_mtime > _UNUSED_SECONDS
+            if unused and _is_ours(status) and re.fullmatch(f"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name):
+                shutil.rmtree(folder)
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -3,7 +3,7 @@
 import os
 from functools import cache
 
-from l2codec.errors import CodecError
+from l2codec.errors import KernelError
 
 VARIABLE = "L2FMT_KERNEL"  # its value, if there is one, is the form to use
 
@@ -18,19 +18,19 @@ NUMBA_TARGET = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX")
 
 
 def chosen_kernel() -> str:
-    """Return the form to use, "avx512", "avx2" or "plain"; raises CodecError if L2FMT_KERNEL asks for another."""
+    """Return the form to use, "avx512", "avx2" or "plain"; raises KernelError if L2FMT_KERNEL asks for another."""
     usable = [name for name in FORMS if not missing(name)]
     asked = os.environ.get(VARIABLE)
     if not asked:
         return usable[0]
     if asked not in usable:
         reason = f"needs {', '.join(missing(asked))}, which are not there" if asked in FORMS else "does not exist"
-        raise CodecError(f"{VARIABLE} is {asked!r}, which {reason}; allowed here: {', '.join(usable)}")
+        raise KernelError(f"{VARIABLE} is {asked!r}, which {reason}; allowed here: {', '.join(usable)}")
     return asked
 
 
 def why() -> str:
-    """Say in a few words why `chosen_kernel` is what it is; raises CodecError as it does."""
+    """Say in a few words why `chosen_kernel` is what it is; raises KernelError as it does."""
     chosen = chosen_kernel()
     if os.environ.get(VARIABLE):
         return f"{VARIABLE} asks for it"

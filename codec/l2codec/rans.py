@@ -18,6 +18,8 @@ _rans_decode = Kernel("rans_decode", "rans_decode")
 
 INITIAL_STATE = 1 << 16
 
+_STATE, _WORD = np.dtype("<u4"), np.dtype("<u2")
+
 
 def encode_block(symbols: np.ndarray, tables: TableSet, classes: Classes, lanes: int) -> bytes:
     """Encode one block: the states of the lanes, then the words."""
@@ -44,9 +46,9 @@ def split_block(block: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (states uint32[lanes], words uint16) of a block; the states are a copy."""
     if block.size < 4 * lanes or block.size % 2:
         raise CorruptStreamError(f"{block.size} bytes are not {lanes} states of 4 bytes and words of 2")
-    states = np.frombuffer(block[: 4 * lanes].tobytes(), "<u4").astype(np.uint32)
+    states = block[: 4 * lanes].view(_STATE).astype(np.uint32)
     check_states(states)
-    return states, kernel_input(block[4 * lanes :].view("<u2"), np.uint16)
+    return states, kernel_input(block[4 * lanes :].view(_WORD), np.uint16)
 
 
 def decode_part(
@@ -69,8 +71,9 @@ def check_end(states: np.ndarray, words_left: int) -> None:
     """Raise CorruptStreamError unless all lanes are back in their initial state and all words are read."""
     if words_left:
         raise CorruptStreamError(f"{words_left} words are left after the last symbol")
-    if wrong := np.flatnonzero(states != INITIAL_STATE).tolist():
-        raise CorruptStreamError(f"lane {wrong[0]} ends in state {states[wrong[0]]} instead of 2**16")
+    if (wrong := states != INITIAL_STATE).any():
+        lane = int(wrong.argmax())
+        raise CorruptStreamError(f"lane {lane} ends in state {states[lane]} instead of 2**16")
 
 
 # Resume points: one for each of `interval, 2 * interval, ...` symbols within each block, block after block.

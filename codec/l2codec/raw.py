@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from l2codec.compiled import Kernel
 from l2codec.errors import CodecError, CorruptStreamError, ImpossibleSymbolError
+
+_unpack_symbols = Kernel("raw", "unpack_symbols")
 
 MAX_WIDTH = 16
 SLICE = 1 << 19  # symbols unpacked at once; a multiple of 8, so that every slice begins with a whole byte
@@ -48,12 +51,9 @@ def _pack(symbols: np.ndarray, width: int) -> bytes:
 
 
 def _unpack(data: np.ndarray, count: int, width: int) -> np.ndarray:
-    if width in (8, 16):
-        return np.frombuffer(data.tobytes(), "<u1" if width == 8 else "<u2").astype(
-            np.uint8 if width == 8 else np.uint16
-        )
-    container = 8 if width <= 8 else 16
-    bits = np.zeros((count, container), np.uint8)
-    bits[:, :width] = np.unpackbits(data, count=count * width, bitorder="little").reshape(count, width)
-    packed = np.packbits(bits, bitorder="little")
-    return packed if container == 8 else packed.view("<u2").astype(np.uint16, copy=False)
+    if width == 8:
+        return data.copy()
+    symbols = np.zeros(count, np.uint8 if width <= 8 else np.uint16)
+    if width:
+        _unpack_symbols(data, width, symbols)
+    return symbols

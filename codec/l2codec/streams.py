@@ -1,7 +1,6 @@
 """A stream to be decoded block by block, in any order and by several threads, to symbols or to what they stand for."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -115,8 +114,10 @@ class Stream:
         classes = self._classes
         if isinstance(classes, ClassMap):
             classes = classes.slice(start, start + out.size)
-        with self._locating(number):
+        try:
             BLOCK_CODERS[self._name].decode_block(self._block(number), self._tables, classes, self._lanes, out)
+        except CorruptStreamError as error:
+            raise CorruptStreamError(f"block {number}: {error}") from None
 
     def _decode_rans(self, number: int, kernel: Kernel, arguments: tuple[Any, ...]) -> None:
         """Decode a block in one call of a kernel that takes what rANS needs, what classes need, and `arguments`."""
@@ -126,20 +127,15 @@ class Stream:
             vectors = classes.kernel_arguments
         else:
             lookup, scratch = blocks.select(lookup, len(tables), classes)
-        with self._locating(number):
+        try:
             states, words = rans.split_block(self._block(number), self._lanes)
             start = number * self.block_size
             read: Any = kernel(words, states, lookup, tables.probability_bits, start, *vectors, scratch, *arguments)
             if read < 0:
                 raise CorruptStreamError("the words end before the symbols")
             rans.check_end(states, words.size - read)
+        except CorruptStreamError as error:
+            raise CorruptStreamError(f"block {number}: {error}") from None
 
     def _block(self, number: int) -> np.ndarray:
         return self._data[self._bounds[number] : self._bounds[number + 1]]
-
-    @contextmanager
-    def _locating(self, number: int) -> Iterator[None]:
-        try:
-            yield
-        except CorruptStreamError as error:
-            raise CorruptStreamError(f"block {number}: {error}") from None

@@ -7,7 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from l2codec import _quantize, _table_bytes
+from l2codec.compiled import Kernel
 from l2codec.errors import CodecError
+
+_fill_slots = Kernel("tables", "fill_slots")
 
 MIN_PROBABILITY_BITS, MAX_PROBABILITY_BITS = 8, 14
 MAX_ALPHABET = 1 << 16
@@ -53,7 +56,7 @@ class FrequencyTable:
         """The number of symbols, A."""
         return self.counts.size
 
-    @property
+    @cached_property
     def is_dyadic(self) -> bool:
         """Whether every non-zero count is a power of two (spec 2.2)."""
         counts = self.counts.astype(np.int64)
@@ -120,10 +123,15 @@ class TableSet:
         """Return the code length of each symbol in each table in bits, float64[K, A], infinite where the count is 0."""
         return np.stack([table.cost_bits() for table in self.tables])
 
-    @property
+    @cached_property
     def is_dyadic(self) -> bool:
         """Whether every table is dyadic (spec 2.2)."""
         return all(table.is_dyadic for table in self.tables)
+
+    @cached_property
+    def used(self) -> np.ndarray:
+        """Which symbols can be coded, bool[A]: those that have a count in some table."""
+        return np.any(self._counts, axis=0)
 
     def __len__(self) -> int:
         return len(self.tables)
@@ -142,25 +150,45 @@ class TableSet:
     # What the kernels look symbols up in, made on first use and kept with the set. All are flat: class-major.
 
     @cached_property
+    def _counts(self) -> np.ndarray:
+        return np.stack([table.counts for table in self.tables])
+
+    @cached_property
     def slots(self) -> np.ndarray:
         """For decoding by slot: uint64[K << P] = symbol | count << 16 | (slot - start) << 32."""
-        return np.concatenate([_slots(t.counts) for t in self.tables])
+        slots = np.empty(len(self) << self.probability_bits, np.uint64)
+        _fill_slots(self._counts, slots)
+        return slots
 
     @cached_property
     def rans_slots(self) -> np.ndarray:
-        """For rANS: `slots`, but where it fits uint32[K << P] = symbol | (slot - start) << 8 | (count - 1) << 20.
-
-        More of the smaller entries stay in the nearest cache, and vectors look them up once, not twice.
+        """For rANS: uint32[K << P] = symbol | (slot - start) << 8 | (count - 1) << 20; where that is too narrow,
+        `wide_slots`.
         """
         if self.alphabet > 256 or self.probability_bits > 12:
-            return self.slots
-        symbol, count, offset = self.slots & 0xFF, (self.slots >> 16) & 0xFFFF, self.slots >> 32
-        return (symbol | offset << 8 | (count - 1) << 20).astype(np.uint32)
+            return self.wide_slots
+        slots = np.empty(len(self) << self.probability_bits, np.uint32)
+        _fill_slots(self._counts, slots)
+        return slots
+
+    @cached_property
+    def wide_slots(self) -> np.ndarray:
+        """For rANS: uint16[K, 2**P + 2 * A], of each table the symbol of each slot, then each start and count.
+
+        Every symbol takes two lookups, but in a quarter of the memory of `slots`, which nearer caches hold.
+        """
+        counts, size = self._counts, 1 << self.probability_bits
+        wide = np.empty((len(self), size + 2 * self.alphabet), np.uint16)
+        for row, of_table in zip(wide, counts, strict=True):
+            row[:size] = np.repeat(np.arange(self.alphabet, dtype=np.uint16), of_table)
+        wide[:, size::2] = np.cumsum(counts, axis=1, dtype=np.uint16) - counts
+        wide[:, size + 1 :: 2] = counts
+        return wide
 
     @cached_property
     def leaders(self) -> np.ndarray:
         """The symbol of highest count of each table: uint64[K] = symbol | count << 16 | start << 32."""
-        counts = np.stack([t.counts for t in self.tables]).astype(np.uint64)
+        counts = self._counts.astype(np.uint64)
         symbols = counts.argmax(axis=1)
         tables = np.arange(len(self))
         starts = (np.cumsum(counts, axis=1) - counts)[tables, symbols]
@@ -169,7 +197,7 @@ class TableSet:
     @cached_property
     def intervals(self) -> np.ndarray:
         """For encoding by interval: uint32[K * A] = start | count << 16."""
-        counts = np.stack([t.counts for t in self.tables]).astype(np.uint32)
+        counts = self._counts.astype(np.uint32)
         starts = np.cumsum(counts, axis=1, dtype=np.uint32) - counts
         return (starts | counts << np.uint32(16)).ravel()
 
@@ -236,15 +264,6 @@ def _code_order(counts: np.ndarray) -> np.ndarray:
     """Return the used symbols in ascending order of (code length, symbol): that of their code words (spec 8)."""
     order = np.argsort(-counts.astype(np.int64), kind="stable")
     return order[: np.count_nonzero(counts)]
-
-
-def _slots(counts: np.ndarray) -> np.ndarray:
-    """Return symbol | count << 16 | (slot - start) << 32 for each slot."""
-    repeats = counts.astype(np.int64)
-    starts = np.cumsum(repeats) - repeats
-    symbol = np.repeat(np.arange(counts.size), repeats)
-    offset = np.arange(symbol.size) - starts[symbol]
-    return (symbol | repeats[symbol] << 16 | offset << 32).astype(np.uint64)
 
 
 def _windows(counts: np.ndarray, probability_bits: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
+from l2codec.errors import KernelError
 from l2fmt.cli import _output, _version
 from l2fmt.cli.bench import bench
 from l2fmt.cli.demo import demo
@@ -70,7 +71,7 @@ def _fail(ctx: click.Context, error: Exception) -> NoReturn:
             _output.message(f"error: {text}")
     elif isinstance(error, MemoryError):
         _output.message(f"error: out of memory {error}".rstrip())
-    elif isinstance(error, OSError):
+    elif isinstance(error, OSError | KernelError):
         _output.message(f"error: {error}")
     else:
         _output.message(f"error: {type(error).__name__}: {error} (a bug in l2fmt; -v shows where)")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from l2codec import machine_code, processor
-from l2codec.errors import CodecError
+from l2codec.errors import KernelError
 from l2fmt import __version__
 
 _PACKAGES = ("numpy", "torch", "numba", "llvmlite")
@@ -32,5 +32,5 @@ def _installed(name: str) -> str:
 def _kernel() -> str:
     try:
         return f"{processor.chosen_kernel()} ({processor.why()})"
-    except CodecError as error:
+    except KernelError as error:
         return f"none: {error}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 import numpy as np
 
+import l2codec
 from l2codec import machine_code
 from l2fmt._registry import CODERS
 from l2fmt.cli import _output
@@ -25,16 +26,17 @@ def warmup(as_json: bool) -> None:
     It is kept in a folder of the user (L2FMT_CACHE_DIR names another) until l2fmt, numba or the processor changes;
     when nothing is left to compile, this takes a few seconds.
     """
+    _check(machine_code.cache_problem())
     from l2fmt import report
     from l2fmt.torch import load
 
-    if problem := machine_code.cache_problem():
-        raise FileAccessError(f"what is compiled cannot be kept: {problem}; L2FMT_CACHE_DIR may name another folder")
     start = time.monotonic()
     machine_code.announcing = False  # this command says it itself, when it is done
     for file in _files():  # what is compiled depends on the types of arguments, so everything is used once
         load(file)
         report.verify(file)
+    _encode_many_lanes()
+    _check(next(iter(machine_code.not_kept), None))
     seconds, count, folder = time.monotonic() - start, len(machine_code.compiled), machine_code.cache_folder()
     if as_json:
         _output.json_data({"schema": 1, "compiled": count, "seconds": round(seconds, 2), "folder": str(folder)})
@@ -42,6 +44,18 @@ def warmup(as_json: bool) -> None:
         _output.data(f"compiled {count} kernels in {seconds:.1f} s and kept them in {folder}")
     else:
         _output.data(f"nothing was left to compile; the kernels are in {folder}")
+
+
+def _check(problem: str | None) -> None:
+    if problem:
+        raise FileAccessError(f"what is compiled cannot be kept: {problem}; L2FMT_CACHE_DIR may name another folder")
+
+
+def _encode_many_lanes() -> None:
+    """Encode as tensors that are large are: with vectors, where there are any."""
+    tables = l2codec.TableSet([l2codec.FrequencyTable([256], 8)])
+    for dtype in (np.uint8, np.uint16):
+        l2codec.encode("rans", np.zeros(64, dtype), tables, lanes=32)
 
 
 def _files() -> Iterator[bytes]:

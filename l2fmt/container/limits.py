@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 
 from l2fmt import _registry
 from l2fmt.errors import LimitExceededError
@@ -43,6 +44,7 @@ class Limits:
             raise LimitExceededError(f"{what}: {found} is above the limit {field} = {allowed}")
 
 
+@cache
 def physical_memory() -> int:
     """Return the bytes of memory of this machine, or 16 GiB where the system does not say."""
     try:

@@ -110,10 +110,11 @@ class Reader:
             end = position + stream.length
             streams.append(data[position:end])
             position = end + stream.padding
-            if data[end:position].any():
+            if stream.padding and data[end:position].any():
                 raise CorruptFileError(f"{group.label}: the padding of a stream is not zero")
         rows, columns = group.scale_bytes
-        row_scales, column_scales, classes = np.split(data[position:], [rows, rows + columns])
+        scales, classes = data[position : position + rows + columns], data[position + rows + columns :]
+        row_scales, column_scales = scales[:rows], scales[rows:]
         return GroupBytes(
             streams=streams,
             row_scales=row_scales.tobytes() if group.scales[0] else None,

@@ -3,11 +3,14 @@
 import numpy as np
 
 import l2codec
-from l2codec import ClassMap
+from l2codec import ClassMap, huffman
+from l2codec.blocks import symbol_dtype
 from l2fmt.container.entries import Group
 from l2fmt.container.reader import GroupBytes, Reader
 from l2fmt.errors import CorruptFileError
 from l2fmt.pipeline.fitting import offset_classes
+
+_BLOCK_BITS = 30  # of the stream of class vectors
 
 
 def class_maps(reader: Reader, group: Group, data: GroupBytes) -> list[ClassMap | int]:
@@ -16,19 +19,11 @@ def class_maps(reader: Reader, group: Group, data: GroupBytes) -> list[ClassMap 
     sizes = (layout.rows, layout.columns, layout.positions)
     present = [[bit for bit in range(3) if stream.class_mask >> bit & 1] for stream in group.streams]
     lengths = [(min(bit, 1), sizes[bit]) for bits in present for bit in bits]
+    rest = _offsets(reader, group, data.class_bytes, lengths) if lengths else np.empty(0, np.int8)
     vectors: list[np.ndarray] = []
-    if lengths:
-        tables = reader.class_tables
-        assert tables is not None  # the index is refused otherwise
-        count = sum(size for _, size in lengths)
-        symbols = l2codec.decode("huffman", data.class_bytes, count, tables, offset_classes(lengths), block_bits=30)
-        offsets = symbols.astype(np.int32) - tables.origin
-        if offsets.size and (offsets.min() < -128 or offsets.max() > 127):
-            raise CorruptFileError(f"{group.label}: a class offset is beyond one byte")
-        rest = offsets.astype(np.int8)
-        for _, size in lengths:
-            vectors.append(rest[:size])
-            rest = rest[size:]
+    for _, size in lengths:
+        vectors.append(rest[:size])
+        rest = rest[size:]
     maps: list[ClassMap | int] = []
     for stream, bits in zip(group.streams, present, strict=True):
         if not bits:
@@ -40,3 +35,23 @@ def class_maps(reader: Reader, group: Group, data: GroupBytes) -> list[ClassMap 
         n_tables = len(reader.table_sets[stream.table_set])
         maps.append(ClassMap(shape, n_tables, stream.class_base, row_lengths=ragged, **named))
     return maps
+
+
+def _offsets(reader: Reader, group: Group, data: bytes, lengths: list[tuple[int, int]]) -> np.ndarray:
+    """Return the offsets of all class vectors, int8; `lengths` are as for `offset_classes`."""
+    tables = reader.class_tables
+    assert tables is not None  # the index is refused otherwise
+    numbers, sizes = zip(*lengths, strict=True)
+    count = sum(sizes)
+    if 0 < count <= 1 << _BLOCK_BITS:  # one block, as nearly always: without what a stream of blocks needs
+        symbols = np.empty(count, symbol_dtype(tables.alphabet))
+        classes = np.repeat(np.array(numbers, np.uint8), sizes)
+        huffman.decode_block(np.frombuffer(data, np.uint8), tables, classes, 1, symbols)
+    else:
+        symbols = l2codec.decode("huffman", data, count, tables, offset_classes(lengths), block_bits=_BLOCK_BITS)
+    if tables.origin <= 128 and tables.alphabet - tables.origin <= 128:  # no symbol is beyond one byte
+        return (symbols.astype(np.uint8) - np.uint8(tables.origin)).view(np.int8)
+    offsets = symbols.astype(np.int32) - tables.origin
+    if offsets.size and (int(offsets.min()) < -128 or int(offsets.max()) > 127):
+        raise CorruptFileError(f"{group.label}: a class offset is beyond one byte")
+    return offsets.astype(np.int8)

@@ -47,8 +47,7 @@ def _codebook(group: Group, alphabet: int, tables: TableSet | None) -> np.ndarra
     else:
         with np.errstate(over="ignore"):
             values = transform.values(np.arange(alphabet) - offset)
-    used = None if tables is None else np.any([table.counts for table in tables.tables], axis=0)
-    if used is not None and not np.isfinite(values[used]).all():
+    if tables is not None and not np.isfinite(values[tables.used]).all():
         raise CorruptFileError(f"{group.label}: its codebook has a value that is not finite")
     return values
 

@@ -1,10 +1,13 @@
 """Calls of compiled kernels, and the cache of machine code, which is only ever run if it is sound."""
 
+import errno
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +37,7 @@ def kernels(monkeypatch, tmp_path):
     monkeypatch.setenv("L2FMT_CACHE_DIR", str(tmp_path / "cache"))
     module = ModuleType("l2codec.kernels.of_test")
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(machine_code, "announcing", True)
 
     def make(function):
         monkeypatch.setattr(machine_code, "_code", machine_code._Code())
@@ -159,6 +163,20 @@ def test_nothing_is_said_when_told_so_or_without_stderr(tmp_path):
     assert run("sys.stderr = None\ncall()", tmp_path / "b").returncode == 0
 
 
+def test_numba_that_may_not_compile(tmp_path):
+    done = run("call()", tmp_path, NUMBA_DISABLE_JIT="1")
+    assert "KernelError: NUMBA_DISABLE_JIT is set, and the kernels have not been compiled before" in done.stderr
+    assert files(tmp_path) == []
+
+
+def test_processes_compile_at_once(tmp_path):
+    env = {**os.environ, "L2FMT_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", CALL + "call()\nprint(counts.tolist())"]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["[[0, 1, 0, 2]]\n"] * 2
+    assert [path.suffix for path in files(tmp_path)] == [".o"]
+
+
 def test_checked_code_is_kept_apart(tmp_path):
     bad = "call(np.array([3, 9, 3], np.uint8))"
     done = run(bad, tmp_path, NUMBA_BOUNDSCHECK="1")
@@ -207,6 +225,43 @@ def test_what_others_can_write_is_not_trusted(kernels, tmp_path, capsys):
     kernels(fill)(out, 3)
     assert len(machine_code.compiled) == 1 and out.tolist() == [3, 3, 3]
     assert "cannot be kept: others can write to" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no owners of files")
+def test_folders_that_nothing_uses_are_removed(kernels, tmp_path):
+    kernels(fill)(np.zeros(3, np.uint8), 1)
+    (path,) = files(tmp_path)
+    used, others = path.parent, path.parent.parent
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (others / "0123456789abcdef", others / "fedcba9876543210", others / "of the user", elsewhere):
+        folder.mkdir()
+        (folder / "fill.o").touch()
+    (others / "1111111111111111").symlink_to(elsewhere)
+    long_ago = time.time() - 91 * 24 * 3600
+    for folder in (others / "0123456789abcdef", others / "of the user", elsewhere):
+        os.utime(folder, (long_ago, long_ago))
+    os.utime(others / "1111111111111111", (long_ago, long_ago), follow_symlinks=False)
+    os.utime(used, (long_ago, long_ago))
+    kernels(fill)(np.zeros(3, np.uint8), 1)  # uses the folder, and makes none
+    assert time.time() - used.stat().st_mtime < 3600 and machine_code.compiled == []
+    assert (others / "0123456789abcdef").exists()
+    shutil.rmtree(used)
+    kernels(fill)(np.zeros(3, np.uint8), 1)
+    names = {folder.name for folder in others.iterdir()}
+    assert names == {used.name, "fedcba9876543210", "of the user", "1111111111111111"}
+    assert files(elsewhere)
+
+
+def test_a_full_disk_keeps_nothing(kernels, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    call, out = kernels(fill), np.zeros(3, np.uint8)
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(machine_code, "not_kept", [])
+    call(out, 4)
+    assert out.tolist() == [4, 4, 4] and files(tmp_path) == []
+    assert machine_code.not_kept == ["[Errno 28] No space left on device"]
 
 
 def test_without_a_folder_it_compiles_in_memory(kernels, tmp_path, monkeypatch, capsys):

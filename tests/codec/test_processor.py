@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from l2codec import CodecError, processor
+from l2codec import KernelError, processor
 from l2codec.processor import FORMS, chosen_kernel, why
 
 
@@ -55,7 +55,7 @@ def test_a_form_is_asked_for(monkeypatch: pytest.MonkeyPatch, form: str) -> None
 def test_a_form_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, asked: str, reason: str) -> None:
     has(monkeypatch, *FORMS["avx2"])
     monkeypatch.setenv("L2FMT_KERNEL", asked)
-    with pytest.raises(CodecError, match=f"'{asked}', which {reason}.*; allowed here: avx2, plain$"):
+    with pytest.raises(KernelError, match=f"'{asked}', which {reason}.*; allowed here: avx2, plain$"):
         chosen_kernel()
 
 
@@ -96,4 +96,4 @@ l2codec.decode("rans", bytes(3) + bytes([1]) * 5, 4, tables)
         check=False,
     )
     assert done.stdout == "imported\n"
-    assert "CodecError: L2FMT_KERNEL is 'fast', which does not exist; allowed here: " in done.stderr
+    assert "l2codec.errors.KernelError: L2FMT_KERNEL is 'fast', which does not exist; allowed here: " in done.stderr

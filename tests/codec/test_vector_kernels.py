@@ -82,7 +82,7 @@ def random_stream(rng: np.random.Generator, tables: TableSet, lanes: int, classe
     words = rng.integers(0, rng.choice([2, 1 << 16]), n_words).astype(np.uint16)
     states = rng.integers(rng.choice([0, 1 << 16]), 1 << 32, lanes).astype(np.uint32)
     which = rng.integers(0, len(tables), count).astype(np.uint8) if classes else int(rng.integers(len(tables)))
-    slots, which = select(tables.rans_slots if rng.integers(4) else tables.slots, len(tables), which)
+    slots, which = select(tables.rans_slots if rng.integers(4) else tables.wide_slots, len(tables), which)
     out = np.zeros(count, symbol_dtype(tables.alphabet))
     return Stream(words, states, slots, which, tables.probability_bits, out, int(rng.integers(0, n_words + 1)) // 2)
 
@@ -107,7 +107,7 @@ class Canaries:
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         room = np.full(array.nbytes + 256, 0xA5, np.uint8)
-        part = room[128 : 128 + array.nbytes].view(array.dtype)
+        part = room[128 : 128 + array.nbytes].view(array.dtype).reshape(array.shape)
         part[:] = array
         self.placed.append((room, array.nbytes))
         return part
@@ -134,7 +134,7 @@ def guarded(array: np.ndarray, at_end: bool) -> np.ndarray:
     for address in (memory.ctypes.data, memory.ctypes.data + page + inner):
         assert mprotect(ctypes.c_void_p(address), ctypes.c_size_t(page), 0) == 0, os.strerror(ctypes.get_errno())
     first = page + (inner - array.nbytes if at_end else 0)
-    part = memory[first : first + array.nbytes].view(array.dtype)
+    part = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
     part[:] = array
     return part
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import from_dtype, njit, types
+from numba import config, from_dtype, njit, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.arrayobj import populate_array
+
+from l2codec.errors import KernelError
 
 # Without Numba's runtime, machine code refers to nothing outside itself but functions of the C library; memory is for
 # callers to allocate. Nothing calls kernels through the wrappers that Numba would make for Python and for C.
@@ -27,9 +29,11 @@ def object_file(function: Any, argument_types: Sequence[str], symbol: str) -> by
 
     It defines `int32 symbol(int64 *values, int64 *result)`, which calls the kernel. `values` are integers, the bits of
     floats, and for arrays the addresses of their Python objects, of which it reads the address of the elements and the
-    shape: the C structure of an array is the same in all versions of numpy. Raises numba's errors if the kernel cannot
-    be compiled.
+    shape: the C structure of an array is the same in all versions of numpy. Raises KernelError if Numba is told not to
+    compile, its own errors if the kernel cannot be compiled.
     """
+    if getattr(config, "DISABLE_JIT", False):
+        raise KernelError("NUMBA_DISABLE_JIT is set, and the kernels have not been compiled before")
     signature = tuple(_numba_type(name) for name in argument_types)
     function.compile(signature)
     compiled = function.overloads[signature]

@@ -10,22 +10,24 @@ from l2codec.kernels._compiler import kernel
 LOW_STATE = np.uint64(1 << 16)
 
 
-def fields(entry: Any) -> tuple[Any, Any, Any]:
-    """Return (symbol, count, offset), uint64, of an entry of `TableSet.rans_slots`, uint32 or uint64."""
+def fields(slots: Any, table: Any, slot: Any, bits: Any) -> tuple[Any, Any, Any]:
+    """Return (symbol, count, slot - start), uint64, of a slot of `TableSet.rans_slots`."""
     raise NotImplementedError("only kernels call this")
 
 
 @overload(fields)
-def _fields(entry):
-    def of_compact(entry):
-        wide = np.uint64(entry)
-        count = (wide >> np.uint64(20)) + np.uint64(1)
-        return wide & np.uint64(0xFF), count, (wide >> np.uint64(8)) & np.uint64(0xFFF)
+def _fields(slots, table, slot, bits):
+    def of_compact(slots, table, slot, bits):
+        entry = np.uint64(slots[table << bits | slot])
+        count = (entry >> np.uint64(20)) + np.uint64(1)
+        return entry & np.uint64(0xFF), count, (entry >> np.uint64(8)) & np.uint64(0xFFF)
 
-    def of_wide(entry):
-        return entry & np.uint64(0xFFFF), (entry >> np.uint64(16)) & np.uint64(0xFFFF), entry >> np.uint64(32)
+    def of_wide(slots, table, slot, bits):
+        symbol = np.uint64(slots[table, slot])
+        at = (np.uint64(1) << bits) + np.uint64(2) * symbol
+        return symbol, np.uint64(slots[table, at + np.uint64(1)]), slot - np.uint64(slots[table, at])
 
-    return of_compact if entry.bitwidth == 32 else of_wide
+    return of_compact if slots.ndim == 1 else of_wide
 
 
 @kernel
@@ -43,10 +45,8 @@ def rans_decode_plain(words, position, states, slots, classes, bits, out):
     while i + lanes <= count and word + lanes <= n_words:
         for lane in range(lanes):
             x = np.uint64(states[lane])
-            slot = x & mask
-            if several:
-                slot |= np.uint64(classes[i]) << bits
-            symbol, frequency, offset = fields(slots[slot])
+            table = np.uint64(classes[i]) if several else np.uint64(0)
+            symbol, frequency, offset = fields(slots, table, x & mask, bits)
             x = frequency * (x >> bits) + offset
             renew = np.uint64(x < LOW_STATE)  # arithmetic, as a branch would be mispredicted
             x = (x << (renew << np.uint64(4))) | (np.uint64(words[word]) & (np.uint64(0) - renew))
@@ -58,10 +58,8 @@ def rans_decode_plain(words, position, states, slots, classes, bits, out):
     lane = np.uint64(0)
     while i < count:
         x = np.uint64(states[lane])
-        slot = x & mask
-        if several:
-            slot |= np.uint64(classes[i]) << bits
-        symbol, frequency, offset = fields(slots[slot])
+        table = np.uint64(classes[i]) if several else np.uint64(0)
+        symbol, frequency, offset = fields(slots, table, x & mask, bits)
         x = frequency * (x >> bits) + offset
         if x < LOW_STATE:
             if word >= n_words:

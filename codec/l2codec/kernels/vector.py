@@ -31,12 +31,12 @@ class Form(ABC):
         As many words are read as there are lanes.
         """
 
-    def look_up(self, b: ir.IRBuilder, table: Value, indices: Value, index_bits: int, scale: int, offset: int) -> Value:
-        """Return the 32 bits at byte `offset + scale * index` of a table, for each lane.
+    def look_up(self, b: ir.IRBuilder, table: Value, indices: Value, index_bits: int, scale: int) -> Value:
+        """Return the 32 bits at byte `scale * index` of a table, for each lane.
 
         Indices are below `2**index_bits`, 16 or 32.
         """
-        table = b.gep(b.bitcast(table, I8.as_pointer()), [I64(offset)])
+        table = b.bitcast(table, I8.as_pointer())
         if self.single_loads:
             return _load_one_by_one(b, b.bitcast(table, ir.IntType(8 * scale).as_pointer()), indices, index_bits)
         return _call(b, "llvm.x86.avx2.gather.d.d.256", VECTOR, constant(0), table, indices, constant(-1), I8(scale))
@@ -105,7 +105,7 @@ def _load_one_by_one(b: ir.IRBuilder, items: Value, indices: Value, index_bits: 
     for lane in range(WIDTH):
         index = b.lshr(b.extract_element(packed, I32(lane // n_packed)), I64(lane % n_packed * index_bits))
         index = b.and_(index, I64((1 << index_bits) - 1))
-        item = b.load(b.bitcast(b.gep(items, [index]), I32.as_pointer()), align=4)
+        item = b.load(b.bitcast(b.gep(items, [index]), I32.as_pointer()), align=2)
         result = b.insert_element(result, item, I32(lane))
     return result
 

@@ -43,8 +43,9 @@ def row_decoder(form: Form, lanes: int, n_streams: int, several: bool) -> Any:
 
             parts = iter(map(pointer, streams, cgutils.unpack_tuple(builder, arguments[3])))
             each = [Stream(*(next(parts) for _ in Stream._fields)) for _ in range(n_streams)]
-            compact = slots.dtype.bitwidth == 32
-            loop = _Loop(builder, form, lanes, each, several, pointer(slots, arguments[0]), compact, arguments[1])
+            tables = context.make_array(slots)(context, builder, arguments[0])
+            stride = builder.extract_value(tables.shape, 1) if slots.ndim == 2 else None
+            loop = _Loop(builder, form, lanes, each, several, tables.data, stride, arguments[1])
             return cgutils.pack_array(builder, loop.build(arguments[2]))
 
         return result(slots, types.int64, types.int64, streams), generate
@@ -53,7 +54,10 @@ def row_decoder(form: Form, lanes: int, n_streams: int, several: bool) -> Any:
 
 
 class _Loop:
-    """Builds it. What it carries from row to row are the row, the position of each stream, and all states."""
+    """Builds it. What it carries from row to row are the row, the position of each stream, and all states.
+
+    `stride` is the length of a row of wide slots, None for compact ones.
+    """
 
     def __init__(
         self,
@@ -63,12 +67,13 @@ class _Loop:
         streams: Sequence[Stream],
         several: bool,
         slots: Value,
-        compact: bool,
+        stride: Value | None,
         bits: Value,
     ):
         self.b, self.form, self.lanes, self.streams = b, form, lanes, streams
-        self.several, self.slots, self.compact = several, slots, compact
+        self.several, self.slots = several, slots
         self.bits = vector.broadcast(b, b.trunc(bits, I32))
+        self.stride = None if stride is None else vector.broadcast(b, b.trunc(stride, I32))  # of wide slots
         self.slot_mask = b.lshr(vector.constant(-1), b.sub(vector.constant(32), self.bits))
         # Vectors take turns, so that no stream waits for another: the first of each stream, the second, ...
         self.vectors = [(n, lane) for lane in range(0, lanes, WIDTH) for n in range(len(streams))]
@@ -131,20 +136,25 @@ class _Loop:
         return [b.add(row, I64(1)), *positions, *renewed]
 
     def _entries(self, state: Value, classes: Value, index: Value) -> list[Value]:
-        """Return the entries of a vector, or the low and the high halves of wide ones."""
-        b = self.b
+        """Return the entries of a vector; of wide slots the symbols, and start | count << 16."""
+        b, look_up = self.b, self.form.look_up
         slot = b.and_(state, self.slot_mask)
-        if self.several:
-            slot = b.or_(slot, b.shl(vector.load(b, classes, index), self.bits))
-        scale, halves = (4, [0]) if self.compact else (8, [0, 4])
-        return [self.form.look_up(b, self.slots, slot, 32 if self.several else 16, scale, half) for half in halves]
+        table = vector.load(b, classes, index) if self.several else vector.constant(0)
+        index_bits = 32 if self.several else 16
+        if self.stride is None:
+            return [look_up(b, self.slots, b.or_(slot, b.shl(table, self.bits)), index_bits, 4)]
+        first = b.mul(table, self.stride)
+        symbols = b.and_(look_up(b, self.slots, b.add(first, slot), index_bits, 2), vector.constant(0xFFFF))
+        ends = b.add(first, b.shl(vector.constant(1), self.bits))  # of the slots of each table
+        return [symbols, look_up(b, self.slots, b.add(ends, b.shl(symbols, vector.constant(1))), 32, 2)]
 
     def _step(self, state: Value, entry: Sequence[Value]) -> Value:
-        """Return count * (state >> bits) + offset."""
+        """Return count * (state >> bits) + slot - start."""
         b, constant = self.b, vector.constant
         quotient = b.lshr(state, self.bits)
-        if not self.compact:
-            return b.add(b.mul(b.lshr(entry[0], constant(16)), quotient), entry[1])
+        if self.stride is not None:
+            count, start = b.lshr(entry[1], constant(16)), b.and_(entry[1], constant(0xFFFF))
+            return b.add(b.mul(count, quotient), b.sub(b.and_(state, self.slot_mask), start))
         less_one = b.lshr(entry[0], constant(20))  # than the count
         offset = b.and_(b.lshr(entry[0], constant(8)), constant(0xFFF))
         return b.add(b.mul(less_one, quotient), b.add(quotient, offset))
