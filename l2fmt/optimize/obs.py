@@ -110,13 +110,13 @@ class _Model:
         module = working_copy(calibration.module)
         layers = find_layers(module, [t.name for t in tensors])
         blocks = find_blocks(module) if method.blocks else []
-        Teacher(module, blocks).probe(next(calibration.samples.in_order(method.batch_size)))
+        teacher = Teacher(module, blocks)
+        teacher.probe(next(calibration.samples.in_order(method.batch_size)))
         curvatures = measure_curvature(
-            module,
+            teacher,
             list(layers.values()),
             calibration.samples,
             method.batch_size,
-            blocks,
             method.seed,
             lambda done: progress("measuring curvature", done),
         )

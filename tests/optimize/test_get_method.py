@@ -14,11 +14,11 @@ def recorded(name: str, options: dict[str, object] | None = None) -> dict[str, o
 
 
 def test_methods_by_name():
-    assert set(method_names()) == {"rd", "l2"}
+    assert set(method_names()) == {"rd", "obs", "l2", "best"}
     for name in method_names():
         assert get_method(name).name == name
     assert get_method("l2").needs_module and not get_method("rd").needs_module
-    with pytest.raises(InputError, match=r"there is no method 'l3'; the methods are rd, l2"):
+    with pytest.raises(InputError, match=r"there is no method 'l3'; the methods are rd, obs, l2, best"):
         get_method("l3")
 
 

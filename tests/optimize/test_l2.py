@@ -183,6 +183,7 @@ def nearest(monkeypatch: pytest.MonkeyPatch) -> None:
         return produce(scale(8 * target / count))[0]
 
     monkeypatch.setattr(rd, "search_size", first)
+    monkeypatch.setattr(l2._Run, "_began_better", lambda *_: False)  # a few iterations seldom make it better
     monkeypatch.setattr(l2, "land", lambda codes, target, measure: [np.rint(c).astype(np.int32) for c in codes])
 
 
@@ -550,3 +551,17 @@ def test_weights_tied_in_the_model_or_in_the_file_alone(nearest):
     )
     assert found.keys() == expected.keys() and torch.equal(found["words.weight"], found["head.weight"])
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+def test_training_that_does_harm_is_undone() -> None:
+    torch.manual_seed(0)
+    module = perceptron()
+    begun = l2fmt.pack(module, target_ratio=5)
+    result = compressed(module, ROWS, 5, {"weight_lr": 1.0, "fold_statistics": False})
+    assert any("the codes are those it started from" in note for note in result.notes)
+    first, last = l2fmt.load(begun.data or b""), l2fmt.load(result.data or b"")
+    # The same but for what the longer metadata leave of the size.
+    for name, tensor in first.items():
+        assert float((last[name] - tensor).square().mean()) <= 1e-3 * float(tensor.square().mean())
+    helped = compressed(module, ROWS, 5, {"weight_lr": 0.01, "weight_iterations": 100})
+    assert not helped.notes

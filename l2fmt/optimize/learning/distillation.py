@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from l2fmt.errors import InputError
 from l2fmt.inputs.calibration import Batch
-from l2fmt.optimize.learning.taps import float_tensors, record
+from l2fmt.optimize.learning.taps import find_heads, float_tensors, record
 
 
 class Teacher:
@@ -17,11 +17,17 @@ class Teacher:
 
     def __init__(self, module: nn.Module, blocks: Sequence[str]):
         self.module, self.blocks = module, blocks
+        self.heads: list[str] = []
         self.device = next(iter([*module.parameters(), *module.buffers()])).device
         self.memory_format = torch.channels_last
 
+    @property
+    def tapped(self) -> list[str]:
+        """The names of modules whose outputs are compared."""
+        return list(dict.fromkeys([*self.blocks, *self.heads]))
+
     def probe(self, batch: Batch) -> None:
-        """Run on a batch, and set the memory format of pictures to one that the module works with.
+        """Run on a batch, find `heads`, and set the memory format of pictures to one that the module works with.
 
         Convolutions are faster where the channels of a pixel are neighbours, but views of their results may fail.
         Raises InputError, as `run` does, and for outputs that are not finite.
@@ -33,13 +39,15 @@ class Teacher:
             _, final = self.run(batch.to(self.device, self.memory_format))
         if not all(output.isfinite().all() for output in final):
             raise InputError("outputs of the model on the calibration data are not finite: nothing to compare")
+        given = batch.to(self.device, self.memory_format)
+        self.heads = find_heads(self.module, lambda: self.module(*given.args, **given.kwargs))
 
     def run(self, batch: Batch) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
-        """Return the outputs of the blocks by name, and the final ones.
+        """Return the outputs of blocks and heads by name, and the final ones.
 
         Raises InputError if the module refuses the batch, naming its reason.
         """
-        with torch.no_grad(), record(self.module, self.blocks) as taps:
+        with torch.no_grad(), record(self.module, self.tapped) as taps:
             try:
                 output = self.module(*batch.args, **batch.kwargs)
             except MemoryError:
@@ -74,14 +82,21 @@ def variance_scale(output: Tensor) -> Tensor:
 
 
 def distillation_loss(
-    taps: Mapping[str, list[Tensor]], output: Any, teacher: tuple[dict[str, list[Tensor]], list[Tensor]], blocks: float
+    taps: Mapping[str, list[Tensor]],
+    output: Any,
+    truth: tuple[dict[str, list[Tensor]], list[Tensor]],
+    teacher: Teacher,
+    blocks: float,
 ) -> Tensor:
-    """Return the distance of the final outputs plus `blocks` times the mean distance of the block outputs."""
-    teacher_taps, final = teacher
-    loss = distance(list(float_tensors(output)), final)
-    shared = [name for name in teacher_taps if teacher_taps[name]]
+    """Return the distance of the final outputs and heads plus `blocks` times the mean distance of the block outputs."""
+    theirs, final = truth
+    ours = list(float_tensors(output))
+    for head in teacher.heads:
+        ours, final = ours + taps[head], final + theirs[head]
+    loss = distance(ours, final)
+    shared = [name for name in teacher.blocks if theirs.get(name)]
     if blocks and shared:
-        loss = loss + blocks / len(shared) * sum(distance(taps[name], teacher_taps[name]) for name in shared)  # type: ignore[operator]
+        loss = loss + blocks / len(shared) * sum(distance(taps[name], theirs[name]) for name in shared)  # type: ignore[operator]
     return loss
 
 

@@ -1,9 +1,10 @@
 """Where the outputs of two models are compared: blocks found in the module tree, and their outputs while they run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from l2fmt.errors import InputError
@@ -37,6 +38,51 @@ def _composite_members(module: nn.Module, prefix: str) -> Iterator[str]:
             yield path
         else:
             yield from _composite_members(child, f"{path}.")
+
+
+def find_heads(module: nn.Module, call: Callable[[], Any]) -> list[str]:
+    """Return the names of the last layers with weights: those whose outputs reach the model's through no other.
+
+    What follows them may be of any scale, such as boxes in pixels beside probabilities, so that their own outputs are
+    worth comparing. A layer whose output is one of the model's is left out. `call` runs the module, whose parameters
+    get gradients meanwhile.
+    """
+    names: dict[Any, str] = {}  # by the node of the autograd graph that made the output of a layer
+    outputs: dict[str, Tensor] = {}
+    handles = []
+    for name, layer in module.named_modules():
+        if next(layer.parameters(recurse=False), None) is not None:
+
+            def hook(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor) and output.grad_fn is not None:
+                    names[output.grad_fn] = name
+                    outputs[name] = output
+
+            handles.append(layer.register_forward_hook(hook))
+    wanted = [p for p in module.parameters() if p.is_floating_point() and not p.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_()
+        with torch.enable_grad():
+            final = list(float_tensors(call()))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+    found: set[str] = set()
+    nodes = [output.grad_fn for output in final if output.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node in names:
+            found.add(names[node])
+            continue
+        following = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= following
+        nodes += following
+    ends = {output.data_ptr() for output in final}
+    return [name for name in outputs if name in found and outputs[name].data_ptr() not in ends]
 
 
 @contextmanager

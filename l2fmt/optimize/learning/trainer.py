@@ -173,9 +173,9 @@ class Trainer:
         mixed = settings.mixed_precision and device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             truth = self._teacher.run(batch)
-            with record(student.module, self._teacher.blocks) as taps:
+            with record(student.module, self._teacher.tapped) as taps:
                 output = student.run(batch, values)
-            loss = distillation_loss(taps, output, truth, settings.block_weight)
+            loss = distillation_loss(taps, output, truth, self._teacher, settings.block_weight)
             if settings.label_weight and batch.labels is not None:
                 loss = loss + settings.label_weight * label_loss(output, batch.labels)
         return loss

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from l2fmt.inputs.calibration import Batch, CalibrationSet
-from l2fmt.optimize.learning.distillation import variance_scale
+from l2fmt.optimize.learning.distillation import Teacher, variance_scale
 from l2fmt.optimize.learning.taps import float_tensors, record
 from l2fmt.optimize.second_order.layers import Layer
 
@@ -70,19 +70,18 @@ class _Sums:
 
 
 def measure_curvature(
-    module: nn.Module,
+    teacher: Teacher,
     layers: Sequence[Layer],
     samples: CalibrationSet,
     batch_size: int,
-    blocks: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Curvature]:
     """Return the curvature of each layer that the module uses, by the name of its weight.
 
-    The distance is that of `distillation_loss`, to second order: outputs, and those of `blocks`, relative to their
-    variance. Its Gauss-Newton matrix is taken to be the product of what the inputs and what the output gradients of a
-    layer say (Kronecker factors, of which the second is kept as its diagonal); gradients are those of random
+    The distance is that of `distillation_loss`, to second order: outputs, and those of heads and blocks, relative to
+    their variance. Its Gauss-Newton matrix is taken to be the product of what the inputs and what the output gradients
+    of a layer say (Kronecker factors, of which the second is kept as its diagonal); gradients are those of random
     projections of the outputs, whose squares have the right mean.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -93,10 +92,9 @@ def measure_curvature(
     for layer in layers:
         layer.module.weight.requires_grad_()  # type: ignore[union-attr]
     batches = 0
-    device = next(module.parameters()).device
     try:
         for batch in samples.in_order(batch_size):
-            _backward(module, batch.to(device), blocks, generator)
+            _backward(teacher, batch.to(teacher.device), generator)
             batches += 1
             progress(min(batches * batch_size / samples.count, 1.0))
     finally:
@@ -118,11 +116,12 @@ def _hook(sums: _Sums, generator: torch.Generator) -> Callable[..., None]:
     return hook
 
 
-def _backward(module: nn.Module, batch: Batch, blocks: Sequence[str], generator: torch.Generator) -> None:
+def _backward(teacher: Teacher, batch: Batch, generator: torch.Generator) -> None:
     """Send random projections of the outputs back through the module."""
-    with torch.enable_grad(), record(module, blocks) as taps:
-        final = list(float_tensors(module(*batch.args, **batch.kwargs)))
-    shared = [list(outputs) for outputs in taps.values() if outputs]
+    with torch.enable_grad(), record(teacher.module, teacher.tapped) as taps:
+        final = list(float_tensors(teacher.module(*batch.args, **batch.kwargs)))
+    final += [output for head in teacher.heads for output in taps[head]]
+    shared = [taps[name] for name in teacher.blocks if taps.get(name)]
     total = torch.zeros((), device=final[0].device)
     for outputs, share in [(final, 1.0), *((outputs, 1.0 / len(shared)) for outputs in shared)]:
         for output in outputs:

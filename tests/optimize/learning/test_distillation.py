@@ -25,11 +25,15 @@ def test_the_distance_is_relative_to_the_variance():
 def test_blocks_and_outputs_add_up():
     a, b = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 2.0])
     of_final, of_block = distance([a], [b]), distance([b], [a])
-    teacher = ({"x": [a], "y": [a], "no floats": []}, [b])
+    teacher = Teacher(nn.Linear(1, 1), ["x", "y", "no floats"])
+    truth = ({"x": [a], "y": [a], "no floats": []}, [b])
     taps = {"x": [b], "y": [a], "no floats": []}
-    assert float(distillation_loss(taps, a, teacher, 0.0)) == float(of_final)
+    assert float(distillation_loss(taps, a, truth, teacher, 0.0)) == float(of_final)
     expected = float(of_final) + 3 * float(of_block) / 2
-    assert float(distillation_loss(taps, {"out": a}, teacher, 3.0)) == pytest.approx(expected)
+    assert float(distillation_loss(taps, {"out": a}, truth, teacher, 3.0)) == pytest.approx(expected)
+    teacher.heads = ["x"]
+    expected = (float(of_final) + float(of_block)) / 2
+    assert float(distillation_loss(taps, a, truth, teacher, 0.0)) == pytest.approx(expected)
 
 
 def test_labels():

@@ -16,7 +16,7 @@ if (root := str(Path(__file__).resolve().parents[3])) not in sys.path:
 from benchmarks.accuracy.resnet_cifar import ResNet
 from l2fmt.demo.digits import DigitsNet
 from l2fmt.errors import InputError
-from l2fmt.optimize.learning.taps import find_blocks, float_tensors, record
+from l2fmt.optimize.learning.taps import find_blocks, find_heads, float_tensors, record
 
 
 class Flat(nn.Module):
@@ -113,3 +113,31 @@ def test_the_last_call_is_kept_and_no_hook_stays():
 def test_an_unknown_name():
     with pytest.raises(InputError, match="no module 'layer9' whose output"), record(nn.Linear(2, 2), ["layer9"]):
         pass
+
+
+class Detector(nn.Module):
+    """Two heads, of which one decodes its output to boxes, and a layer that is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.scores = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 3)
+        self.unused = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.body(x))
+        self.unused(x)
+        return 640 * self.boxes(x).sigmoid(), self.scores(x)
+
+
+def test_heads_are_the_last_layers_that_something_follows():
+    model = Detector().requires_grad_(False)
+    assert find_heads(model, lambda: model(torch.randn(5, 6))) == ["boxes"]
+    assert not any(p.requires_grad for p in model.parameters())
+    classifier = Flat().requires_grad_(False)
+    assert find_heads(classifier, lambda: classifier(torch.randn(2, 3, 8, 8))) == []
+    normalized = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Softmax(1))
+    assert find_heads(normalized, lambda: normalized(torch.randn(2, 4))) == ["1"]
+    with torch.no_grad():
+        assert find_heads(model, lambda: model(torch.randn(5, 6))) == ["boxes"]
+    detached = nn.Sequential(nn.Linear(4, 4))
+    assert find_heads(detached, lambda: detached(torch.randn(2, 4)).detach() * 1) == []

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from l2fmt.inputs.calibration import CalibrationSet
-from l2fmt.optimize.learning.distillation import distance
+from l2fmt.optimize.learning.distillation import Teacher, distance
 from l2fmt.optimize.second_order.curvature import Curvature, measure_curvature
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 
@@ -91,7 +91,7 @@ def test_curvature_predicts_the_distance(kind: str) -> None:
     model, name, data = MODELS[kind]
     model.requires_grad_(False)
     layer = find_layers(model, [name])[name]
-    found = measure_curvature(model, [layer], CalibrationSet.of(data), 100)[name]
+    found = measure_curvature(Teacher(model, ()), [layer], CalibrationSet.of(data), 100)[name]
     ratios = []
     for seed in range(6):
         error = 0.01 * drawn(*model.get_parameter(name).shape, seed=10 + seed)
@@ -111,6 +111,6 @@ def test_unused_layers_have_no_curvature() -> None:
 
     model = Model().requires_grad_(False)
     layers = find_layers(model, ["used.weight", "unused.weight"])
-    found = measure_curvature(model, list(layers.values()), CalibrationSet.of(drawn(20, 3)), 10)
+    found = measure_curvature(Teacher(model, ()), list(layers.values()), CalibrationSet.of(drawn(20, 3)), 10)
     assert list(found) == ["used.weight"]
     assert not any(p.requires_grad for p in model.parameters())
