@@ -27,7 +27,7 @@ from l2fmt.optimize.code_lengths import code_costs, fit_tables
 from l2fmt.optimize.learning.distillation import Teacher
 from l2fmt.optimize.learning.student import working_copy
 from l2fmt.optimize.learning.taps import find_blocks
-from l2fmt.optimize.search import search_size
+from l2fmt.optimize.search import codes_of_size
 from l2fmt.optimize.second_order.curvature import Curvature, measure_curvature
 from l2fmt.optimize.second_order.layers import find_layers
 from l2fmt.optimize.second_order.rounding import Rounder
@@ -83,18 +83,7 @@ class SecondOrder:
         if not tensors:
             return Compressed([])
         model = _Model(self, tensors, calibration, progress)
-        if budget.file_bytes is not None:
-            target, of = budget.file_bytes, "file_bytes"
-        else:
-            target, of = int((budget.weight_bits or 0) * model.size / 8), "weight_bytes"
-        trials = iter(range(1, 1000))
-
-        def produce(scale: float) -> tuple[list[QuantizedTensor], int]:
-            stage = f"trial {next(trials)}"
-            codes = model.codes(scale, lambda what, done: progress(f"{stage}: {what}", done))
-            return codes, getattr(measure(codes), of)
-
-        return Compressed(search_size(produce, target, model.size, model.first_scale, model.finest_scale))
+        return Compressed(codes_of_size(model, budget, measure, progress))
 
 
 METHOD = SecondOrder

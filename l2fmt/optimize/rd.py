@@ -27,7 +27,7 @@ from l2codec import ClassMap, TableSet
 from l2fmt.errors import TargetError
 from l2fmt.optimize.base import Budget, Calibration, Compressed, Measure, Progress, WeightTensor, relative_error
 from l2fmt.optimize.code_lengths import as_rows, code_costs, fit_tables
-from l2fmt.optimize.search import search_size
+from l2fmt.optimize.search import codes_of_size
 from l2fmt.pipeline import QuantizedTensor
 from l2fmt.transforms import Uniform
 
@@ -79,18 +79,7 @@ class RateDistortion:
             return model.codes_within(budget.max_error, progress)
         if budget.file_bytes is None and budget.weight_bits is None:
             return model.codes(model.scale_of_mean_error(self.default_error), progress)
-        if budget.file_bytes is not None:
-            target, of = budget.file_bytes, "file_bytes"
-        else:
-            target, of = int((budget.weight_bits or 0) * model.size / 8), "weight_bytes"
-        trials = iter(range(1, 1000))
-
-        def produce(scale: float) -> tuple[list[QuantizedTensor], int]:
-            stage = f"trial {next(trials)}"
-            codes = model.codes(scale, lambda what, done: progress(f"{stage}: {what}", done))
-            return codes, getattr(measure(codes), of)
-
-        return search_size(produce, target, model.size, model.first_scale, model.finest_scale)
+        return codes_of_size(model, budget, measure, progress)
 
 
 METHOD = RateDistortion

@@ -2,15 +2,48 @@
 
 from collections.abc import Callable
 from math import log2
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from l2fmt.errors import TargetError
+from l2fmt.optimize.base import Budget, Measure, Progress
+from l2fmt.pipeline import QuantizedTensor
 
 T = TypeVar("T")
 
 TOLERANCE = 0.005  # a result within so much below the target is taken
 _AIM = 0.998  # trials aim here: inside the tolerance, and clear of the target
 _TRIALS = 24
+
+
+class Scalable(Protocol):
+    """A model of which one scale fixes all steps."""
+
+    size: int
+    finest_scale: float
+
+    def first_scale(self, bits: float) -> float:
+        """Return a guess of the scale at which codes take `bits` a weight."""
+        ...
+
+    def codes(self, scale: float, progress: Progress) -> list[QuantizedTensor]:
+        """Return all codes at a scale."""
+        ...
+
+
+def codes_of_size(model: Scalable, budget: Budget, measure: Measure, progress: Progress) -> list[QuantizedTensor]:
+    """Return the codes that meet a budget of bytes, or of bits a weight, as `search_size` says."""
+    if budget.file_bytes is not None:
+        target, of = budget.file_bytes, "file_bytes"
+    else:
+        target, of = int((budget.weight_bits or 0) * model.size / 8), "weight_bytes"
+    trials = iter(range(1, 1000))
+
+    def produce(scale: float) -> tuple[list[QuantizedTensor], int]:
+        stage = f"trial {next(trials)}"
+        codes = model.codes(scale, lambda what, done: progress(f"{stage}: {what}", done))
+        return codes, getattr(measure(codes), of)
+
+    return search_size(produce, target, model.size, model.first_scale, model.finest_scale)
 
 
 def search_size(

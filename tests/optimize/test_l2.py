@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import l2fmt
 from l2fmt.errors import InputError, TargetError
 from l2fmt.inputs.calibration import CalibrationSet
-from l2fmt.optimize import l2, rd
+from l2fmt.optimize import l2, search
 from l2fmt.optimize.learning.student import Student
 from l2fmt.optimize.learning.taps import float_tensors
 from l2fmt.optimize.learning.trainer import Trainer
@@ -182,7 +182,7 @@ def nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> Any:
         return produce(scale(8 * target / count))[0]
 
-    monkeypatch.setattr(rd, "search_size", first)
+    monkeypatch.setattr(search, "search_size", first)
     monkeypatch.setattr(l2._Run, "_began_better", lambda *_: False)  # a few iterations seldom make it better
     monkeypatch.setattr(l2, "land", lambda codes, target, measure: [np.rint(c).astype(np.int32) for c in codes])
 
