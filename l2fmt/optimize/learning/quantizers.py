@@ -6,6 +6,7 @@ positive and held as logarithms, so that a gradient step changes each by a facto
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +21,7 @@ _LEAST = 2.0**-100  # smaller parameters would leave the normal numbers of float
 MAX_CODE = 2000  # codes beyond it would need tables larger than they save
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """A transform with learned positive parameters, one scalar each.
 
     `codes(w)` is T and `values(q)` its inverse, both elementwise on float32 of any shape and differentiable in the
@@ -39,11 +40,13 @@ class Quantizer(nn.Module):
         """Return a parameter, positive."""
         return getattr(self, f"log_{name}").exp()
 
+    @abstractmethod
     def codes(self, weights: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the real codes of weights."""
 
+    @abstractmethod
     def values(self, codes: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return what real codes decode to."""
 
     def forward(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the decoded weights and the real codes, each with its gradients."""
@@ -56,9 +59,9 @@ class Quantizer(nn.Module):
         with torch.no_grad():
             return self.codes(weights).clamp(-MAX_CODE, MAX_CODE).round().to(torch.int32)
 
+    @abstractmethod
     def transform(self, largest: int) -> Transform:
         """Return the transform of the file, for codes of at most `largest`."""
-        raise NotImplementedError
 
 
 class LinearQuantizer(Quantizer):
