@@ -52,6 +52,7 @@ class _Sums:
 
     def add_gradient(self, gradient: Tensor) -> None:
         by_row = self.layer.outputs_by_row(gradient.float())
+        self._add("calls", torch.ones(()))
         self._add("squares", by_row.square().mean((1, 2)))
         self._add("incoherent", by_row.square().sum())
         self._add("coherent", by_row.sum(2).square().sum())
@@ -60,13 +61,14 @@ class _Sums:
         given = {what: value / batches for what, value in self._given.items()}
         if "squares" not in given:
             return None
+        squares = given["squares"] / given["calls"]  # inputs of all calls are added up already
         if self.layer.is_table:  # its rows are words: how often each occurs; its columns are outputs
-            return Curvature(given["squares"][None], given["counts"])
+            return Curvature(squares[None], given["counts"])
         hessian = given["gram"]
         if "gram of means" in given:
             coherence = float(given["coherent"] / given["incoherent"].clamp(min=1e-300))
             hessian = hessian + max(coherence - 1, 0.0) * given["gram of means"]
-        return Curvature(hessian, given["squares"])
+        return Curvature(hessian, squares)
 
 
 def measure_curvature(
@@ -108,6 +110,8 @@ def measure_curvature(
 
 def _hook(sums: _Sums, generator: torch.Generator) -> Callable[..., None]:
     def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        if not given or output.dim() < 2:  # passed by keyword, or a single vector: without samples no statistics
+            return
         with torch.no_grad():
             sums.add_inputs(given[0].detach(), generator)
         if output.requires_grad:

@@ -114,3 +114,40 @@ def test_unused_layers_have_no_curvature() -> None:
     found = measure_curvature(Teacher(model, ()), list(layers.values()), CalibrationSet.of(drawn(20, 3)), 10)
     assert list(found) == ["used.weight"]
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_layer_called_twice_counts_for_both() -> None:
+    layer = nn.Linear(6, 6, bias=False)
+    data = drawn(400, 6)
+
+    class Model(nn.Module):
+        def __init__(self, calls: int) -> None:
+            super().__init__()
+            self.layer, self.calls = layer, calls
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.layer(x) for _ in range(self.calls)])
+
+    found = []
+    for calls in (1, 3):
+        model = Model(calls).requires_grad_(False)
+        layers = list(find_layers(model, ["layer.weight"]).values())
+        curvature = measure_curvature(Teacher(model, ()), layers, CalibrationSet.of(data), 400)["layer.weight"]
+        found.append(predicted(curvature, 0.01 * drawn(6, 6, seed=5)))
+    assert found[1] == pytest.approx(found[0], rel=0.2)
+
+
+def test_calls_that_tell_nothing_are_passed_over() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.named, self.single, self.usual = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+            self.vector = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.usual(self.named(input=x) + self.single(self.vector))
+
+    model = Model().requires_grad_(False)
+    layers = find_layers(model, ["named.weight", "single.weight", "usual.weight"])
+    found = measure_curvature(Teacher(model, ()), list(layers.values()), CalibrationSet.of(drawn(20, 3)), 10)
+    assert list(found) == ["usual.weight"]
