@@ -40,7 +40,10 @@ class Teacher:
         if not all(output.isfinite().all() for output in final):
             raise InputError("outputs of the model on the calibration data are not finite: nothing to compare")
         given = batch.to(self.device, self.memory_format)
-        self.heads = find_heads(self.module, lambda: self.module(*given.args, **given.kwargs))
+        try:
+            self.heads = find_heads(self.module, lambda: self.module(*given.args, **given.kwargs))
+        except RuntimeError:  # it changes parameters in place, which autograd refuses: the outputs have to do
+            self.heads = []
 
     def run(self, batch: Batch) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
         """Return the outputs of blocks and heads by name, and the final ones.

@@ -107,3 +107,18 @@ def test_the_teacher_leaves_no_gradients_and_no_hooks():
     taps, final = Teacher(model, ["0"]).run(Batch((torch.rand(4, 3),), {}, None))
     assert list(taps) == ["0"] and not taps["0"][0].requires_grad and not final[0].requires_grad
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_model_that_changes_its_parameters_has_no_heads():
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.layer.weight.clamp_(-1, 1)
+            return self.layer(x).sigmoid()
+
+    teacher = Teacher(Clamped().requires_grad_(False), ())
+    teacher.probe(Batch((torch.randn(4, 3),), {}, None))
+    assert teacher.heads == [] and not any(p.requires_grad for p in teacher.module.parameters())
