@@ -121,7 +121,7 @@ def decode(
         for _ in iter_decode(coder, data, count, tables, classes, **layout, out=out, backend=backend):
             pass
     else:
-        _run([partial(stream.decode, number, out) for number in stream.blocks], threads)
+        _run([partial(stream.decode, number, out) for number in stream.parts], threads)
     return out
 
 
@@ -142,7 +142,7 @@ def decode_values(
     Symbols take no memory but for a block each thread. Otherwise as `decode`.
     """
     stream = Stream(coder, data, values.out.size, tables, classes, lanes=lanes, block_bits=block_bits, width=width)
-    _run([partial(stream.decode_values, number, values) for number in stream.blocks], threads)
+    _run([partial(stream.decode_values, number, values) for number in stream.parts], threads)
     return values.out
 
 

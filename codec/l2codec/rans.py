@@ -18,6 +18,7 @@ _rans_decode = Kernel("rans_decode", "rans_decode")
 
 INITIAL_STATE = 1 << 16
 
+_TOO_SHORT = "the words end before the symbols"
 _STATE, _WORD = np.dtype("<u4"), np.dtype("<u2")
 
 
@@ -58,13 +59,20 @@ def decode_part(
     lookup, classes = select(tables.rans_slots, len(tables), classes)
     end: Any = _rans_decode(words, position, states, lookup, classes, tables.probability_bits, out)
     if end < 0:
-        raise CorruptStreamError("the words end before the symbols")
+        raise CorruptStreamError(_TOO_SHORT)
     return end
 
 
 def check_states(states: np.ndarray) -> None:
     if int(states.min()) < INITIAL_STATE:
         raise CorruptStreamError(f"the state of lane {int(states.argmin())} is {int(states.min())}, below 2**16")
+
+
+def check_read(states: np.ndarray, words: np.ndarray, read: int) -> None:
+    """Raise CorruptStreamError unless a kernel that returned `read` has found a block to be whole."""
+    if read < 0:
+        raise CorruptStreamError(_TOO_SHORT)
+    check_end(states, words.size - read)
 
 
 def check_end(states: np.ndarray, words_left: int) -> None:

@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import numpy as np
@@ -35,7 +36,7 @@ def warmup(as_json: bool) -> None:
     for file in _files():  # what is compiled depends on the types of arguments, so everything is used once
         load(file)
         report.verify(file)
-    _encode_many_lanes()
+    _code_many_lanes()
     _check(next(iter(machine_code.not_kept), None))
     seconds, count, folder = time.monotonic() - start, len(machine_code.compiled), machine_code.cache_folder()
     if as_json:
@@ -51,11 +52,17 @@ def _check(problem: str | None) -> None:
         raise FileAccessError(f"what is compiled cannot be kept: {problem}; L2FMT_CACHE_DIR may name another folder")
 
 
-def _encode_many_lanes() -> None:
-    """Encode as tensors that are large are: with vectors, where there are any."""
+def _code_many_lanes() -> None:
+    """Encode and decode as tensors that are large are: with vectors, and with two blocks at once."""
     tables = l2codec.TableSet([l2codec.FrequencyTable([256], 8)])
     for dtype in (np.uint8, np.uint16):
         l2codec.encode("rans", np.zeros(64, dtype), tables, lanes=32)
+    layout: dict[str, Any] = {"lanes": 32, "block_bits": 8}
+    data = l2codec.encode("rans", np.zeros(512, np.uint8), tables, **layout)
+    l2codec.decode("rans", data, 512, tables, **layout)
+    for word in (np.uint8, np.uint16, np.uint32, np.uint64):
+        values = l2codec.Values(np.zeros(512, word), np.zeros(1, word))
+        l2codec.decode_values("rans", data, values, tables, **layout)
 
 
 def _files() -> Iterator[bytes]:

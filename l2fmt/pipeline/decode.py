@@ -59,7 +59,7 @@ def open_group(reader: Reader, number: int, outs: Sequence[np.ndarray]) -> tuple
         values = _values(reader, group, data, whole)
     except CodecError as error:
         raise CorruptFileError(f"{group.label}: {error}") from error
-    size = max(stream.block_size for stream in streams)  # each a power of two: a part is whole blocks of all streams
+    size = max(stream.part_size for stream in streams)  # each a power of two: steps are whole parts of all streams
     pairs = list(zip(streams, values, strict=True))
     steps = [partial(_decode_part, group, pairs, first, first + size) for first in range(0, group.symbols, size)]
     return steps, partial(_distribute, whole, outs)
@@ -93,11 +93,11 @@ def _values(reader: Reader, group: Group, data: GroupBytes, words: np.ndarray) -
 
 
 def _decode_part(group: Group, streams: list[tuple[Stream, Values]], first: int, stop: int) -> None:
-    """Decode symbols `first` to `stop`, in whole blocks, of all streams."""
+    """Decode symbols `first` to `stop`, in whole parts, of all streams."""
     try:
         for stream, values in streams:
-            size = stream.block_size
-            for number in stream.blocks[first // size : -(-stop // size)]:
+            size = stream.part_size
+            for number in stream.parts[first // size : -(-stop // size)]:
                 stream.decode_values(number, values)
     except CodecError as error:
         raise CorruptFileError(f"{group.label}: {error}") from error

@@ -4,12 +4,12 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from l2fmt.container.atomic import check_target
+from l2fmt.container.atomic import atomic_write, check_target, sync_folder
 from l2fmt.container.shards import INDEX_SUFFIX, plan_shards, shard_index_bytes, shard_names
 from l2fmt.container.sources import translate_os_errors
 from l2fmt.container.writer import Writer, is_path
@@ -87,13 +87,14 @@ def write_files(
             weight_map |= dict.fromkeys([*held, *own], file)
         content = shard_index_bytes(weight_map, sum(t.size * t.dtype.itemsize for t in tensors))
         if folder is not None:
-            (folder / index.name).write_bytes(content)
+            with atomic_write(folder / index.name) as file:
+                file.write(content)
     return Size(len(content) + sum(size.file_bytes for size in sizes), sum(size.weight_bytes for size in sizes))
 
 
 @contextmanager
 def _replacing(path: Path, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
-    """Yield a folder to write files to; they move beside `path` together, when all are complete.
+    """Yield a folder to write files to; they move beside `path` together, when all are complete. The last is the index.
 
     A single file `path` is then removed: it would be taken for the model.
     """
@@ -104,9 +105,21 @@ def _replacing(path: Path, names: Sequence[str], overwrite: bool) -> Iterator[Pa
         tempfile.TemporaryDirectory(prefix=".l2fmt-", dir=path.parent) as folder,
     ):
         yield Path(folder)
-        for name in names:
-            os.replace(Path(folder, name), path.with_name(name))
-        path.unlink(missing_ok=True)
+        # The old index goes first and the new one comes last: there is no moment at which old and new shards are a model.
+        with ExitStack() as undo:
+            for name in [names[-1], *names[:-1]]:
+                if path.with_name(name).exists():
+                    _move(path.with_name(name), Path(folder, f"old-{name}"), undo)
+            for name in names:
+                _move(Path(folder, name), path.with_name(name), undo)
+            path.unlink(missing_ok=True)
+            undo.pop_all()
+        sync_folder(path.parent)
+
+
+def _move(source: Path, target: Path, undo: ExitStack) -> None:
+    os.replace(source, target)
+    undo.callback(os.replace, target, source)
 
 
 def _write_one(

@@ -12,6 +12,7 @@ from l2codec import ClassMap, FrequencyTable, TableSet
 from l2codec.compiled import Kernel
 
 SYMBOLS, VALUES = Kernel("block_decode", "rans_symbols"), Kernel("block_decode", "rans_values")
+SYMBOLS_OF_TWO, VALUES_OF_TWO = (Kernel("block_decode", f"rans_{of}_of_two") for of in ("symbols", "values"))
 DECODE, WRITE = Kernel("rans_plain", "rans_decode_plain"), Kernel("values", "write_values")
 UNPACK = Kernel("raw", "unpack_symbols")
 NO_FLOATS = np.empty(0, np.float32)
@@ -103,6 +104,53 @@ def check_blocks(seeds: range) -> int:
     return ended
 
 
+def check_pairs(seeds: range) -> int:
+    """Decode pairs of blocks of any words and states; return in how many both ended in time."""
+    ended = 0
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        tables = random_tables(rng, 1)
+        slots, none, bits = tables.rans_slots, np.empty(0, np.uint8), tables.probability_bits
+        count = int(rng.integers(1, 500))
+        counts, lanes = (count, int(rng.integers(1, count + 1))), rng.choice([8, 32], 2)
+        blocks = [
+            (
+                rng.integers(0, 1 << 16, int(rng.integers(0, n + 40)), np.uint16),
+                rng.integers(1 << 16, 1 << 32, m, np.uint32),
+            )
+            for n, m in zip(counts, lanes, strict=True)
+        ]
+        expected = [np.zeros(n, np.uint8) for n in counts]
+        ends = [
+            DECODE(words, 0, states.copy(), slots, none, bits, out)
+            for (words, states), out in zip(blocks, expected, strict=True)
+        ]
+        book = rng.integers(0, 1 << 32, max(tables.alphabet, 64), np.uint32)
+        layout = np.array([sum(counts), 1, 0, 0, 0, rng.integers(0, book.size - 63)])
+        of_values = (layout, book, NO_FLOATS, NO_FLOATS, NO_FLOATS)
+        scratch = np.zeros(2 * SCRATCH, np.uint8)
+        for kernel, arguments, dtype in (
+            (SYMBOLS_OF_TWO, (), np.uint8),
+            (VALUES_OF_TWO, (0, scratch, *of_values), np.uint32),
+        ):
+            place = Canaries()
+            inputs = [place(array) for block in blocks for array in block]
+            outs = [place(np.zeros(n, dtype)) for n in counts]
+            found = place(np.zeros(2, np.int64))
+            others = [place(a) if isinstance(a, np.ndarray) else a for a in arguments]
+            kernel(*inputs, place(slots), none, bits, *others, *outs, found)
+            assert place.alive()
+            assert [end < 0 for end in found] == [end < 0 for end in ends] or (
+                kernel is VALUES_OF_TWO and min(ends) < 0
+            )
+            if min(ends) >= 0:
+                assert found.tolist() == ends
+                for out, symbols in zip(outs, expected, strict=True):
+                    assert out.tolist() == (book[symbols] if dtype == np.uint32 else symbols).tolist()
+        ended += min(ends) >= 0
+    return ended
+
+
 def check_scales(seeds: range) -> None:
     """Write values with scales, from any symbol on."""
     for seed in seeds:
@@ -145,6 +193,10 @@ def test_blocks_of_any_bytes() -> None:
     assert 10 < check_blocks(range(150)) < 140
 
 
+def test_pairs_of_blocks_of_any_bytes() -> None:
+    assert 10 < check_pairs(range(150)) < 140
+
+
 def test_scales_of_any_layout() -> None:
     check_scales(range(150))
 
@@ -159,7 +211,8 @@ def test_every_index_is_checked() -> None:
     # What is built from vectors has no indices that could be checked: the plain form of the decoder does.
     environ = os.environ | {"NUMBA_BOUNDSCHECK": "1", "L2FMT_KERNEL": "plain"}
     code = (
-        "from test_decode_kernels import *\ncheck_blocks(range(150)), check_scales(range(150)), check_raw(range(160))"
+        "from test_decode_kernels import *\n"
+        "check_blocks(range(150)), check_pairs(range(150)), check_scales(range(150)), check_raw(range(160))"
     )
     folder = Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environ, capture_output=True, text=True)

@@ -1,5 +1,7 @@
 """Values of symbols against what numpy makes of them: every kind of word, scale, conversion, layout and coder."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,6 +80,33 @@ def test_every_coder_writes_the_values_of_its_symbols(build_case, data):
         coder, stream, values, case.tables, case.classes, **case.layout, threads=draw(st.integers(1, 3))
     )
     assert found is out and found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("count", [256, 257, 512, 1000, 1024])
+def test_blocks_that_are_decoded_in_pairs(count):
+    rng = np.random.default_rng(count)
+    symbols = rng.choice(5, count, p=[0.5, 0.2, 0.1, 0.1, 0.1]).astype(np.uint8)
+    tables = TableSet([FrequencyTable.from_histogram(np.bincount(symbols, minlength=5), 12)])
+    layout: dict[str, Any] = {"lanes": 32, "block_bits": 8}
+    data = encode("rans", symbols, tables, **layout)
+    assert Stream("rans", data, count, tables, **layout).part_size == (512 if count > 256 else 256)
+    row = rng.random(count).astype(np.float32)
+    values = Values(np.zeros(count, np.uint32), np.arange(5, dtype=np.float32), row, shape=(count, 1, 1))
+    assert np.array_equal(decode("rans", data, count, tables, **layout), symbols)
+    written = decode_values("rans", data, values, tables, **layout)
+    assert np.array_equal(written.view(np.float32), symbols * row)
+    for number in range(-(-count // 256)):
+        first = (4 * -(-count // 256) if count > 256 else 0) + sum(
+            len(encode("rans", symbols[256 * n : 256 * (n + 1)], tables, **layout)) for n in range(number)
+        )
+        broken = bytearray(data)
+        broken[first + 3] ^= 0x40  # of the first lane's state
+        for decoder in (
+            lambda broken=broken: decode("rans", broken, count, tables, **layout),
+            lambda broken=broken: decode_values("rans", broken, values, tables, **layout),
+        ):
+            with pytest.raises(CorruptStreamError, match=f"block {number}: "):
+                decoder()
 
 
 @pytest.mark.parametrize("width", [0, 3, 8, 11, 16])
@@ -197,7 +226,7 @@ def test_streams_refuse_values_of_another_size():
     ):
         with pytest.raises(CodecError):
             stream.decode_values(0, values)
-    with pytest.raises(CodecError, match="no block 1"):
+    with pytest.raises(CodecError, match="no part 1"):
         stream.decode(1, np.zeros(4, np.uint8))
     with pytest.raises(CodecError, match="at least one thread"):
         decode("rans", b"", 0, tables, threads=0)

@@ -77,8 +77,8 @@ def rans_decode_plain(words, position, states, slots, classes, bits, out):
 
 @kernel
 def rans_decode_two_plain(
-    words, position, states, classes, out, words2, position2, states2, classes2, out2, slots, bits, ends
-):
-    """Decode two streams of the same tables; put both results into `ends`, int64[2]."""
-    ends[0] = rans_decode_plain(words, position, states, slots, classes, bits, out)
-    ends[1] = rans_decode_plain(words2, position2, states2, slots, classes2, bits, out2)
+    words, position, states, out, words2, position2, states2, out2, slots, no_classes, bits, ends
+):  # fmt: skip
+    """Decode two streams of one table; put both results into `ends`, int64[2]."""
+    ends[0] = rans_decode_plain(words, position, states, slots, no_classes, bits, out)
+    ends[1] = rans_decode_plain(words2, position2, states2, slots, no_classes, bits, out2)

@@ -47,27 +47,23 @@ def _rows(form: Form, lanes: int) -> Any:
 
 
 def decoder_of_two(form: Form, rans_decode: Any) -> Any:
-    """Return `rans_decode_two` for a form: 32 lanes of two streams, so that one's work fills the other's waits."""
-    of_one_class, of_several = (row_decoder(form, MOST_LANES, 2, several) for several in (False, True))
+    """Return `rans_decode_two` for a form: 32 lanes of two streams, so that one's work fills the other's waits.
+
+    For one table only: with several, which no longer fit the nearest cache, there is little to gain.
+    """
+    rows = row_decoder(form, MOST_LANES, 2, several=False)
 
     @kernel
-    def rans_decode_two(
-        words, position, states, classes, out, words2, position2, states2, classes2, out2, slots, bits, ends
-    ):
-        """Decode two streams of the same tables as `rans_decode` does each; put both results into `ends`, int64[2]."""
+    def rans_decode_two(words, position, states, out, words2, position2, states2, out2, slots, no_classes, bits, ends):
+        """Decode two streams of one table as `rans_decode` does each; put both results into `ends`, int64[2]."""
         done = 0
         if states.size == MOST_LANES and states2.size == MOST_LANES:
-            n_rows = min(out.size, out2.size) // MOST_LANES
-            first = (words, words.size, position, states, classes, out)
-            second = (words2, words2.size, position2, states2, classes2, out2)
-            if classes.size > 0 and classes2.size > 0:
-                done, position, position2 = of_several(slots, bits, n_rows, first + second)
-            elif classes.size == 0 and classes2.size == 0:
-                done, position, position2 = of_one_class(slots, bits, n_rows, first + second)
+            first = (words, words.size, position, states, no_classes, out)
+            second = (words2, words2.size, position2, states2, no_classes, out2)
+            done, position, position2 = rows(slots, bits, min(out.size, out2.size) // MOST_LANES, first + second)
             done *= MOST_LANES
-        rest, rest2 = classes[min(done, classes.size) :], classes2[min(done, classes2.size) :]
-        ends[0] = rans_decode(words, position, states, slots, rest, bits, out[done:])
-        ends[1] = rans_decode(words2, position2, states2, slots, rest2, bits, out2[done:])
+        ends[0] = rans_decode(words, position, states, slots, no_classes, bits, out[done:])
+        ends[1] = rans_decode(words2, position2, states2, slots, no_classes, bits, out2[done:])
 
     return rans_decode_two
 
