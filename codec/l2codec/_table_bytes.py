@@ -36,10 +36,13 @@ def write_counts(counts: Sequence[Sequence[int]], origin: int) -> bytes:
 
 
 def read_counts(data: bytes, n_tables: int, alphabet: int, probability_bits: int, origin: int) -> np.ndarray:
-    """Parse counts, uint16[n_tables, alphabet]; every count and every run takes at least one bit of `data`."""
+    """Parse counts, uint16[n_tables, alphabet]; every count and every run takes at least one bit of `data`.
+
+    In Python, because looking at a file loads no kernels.
+    """
     order = centre_out(alphabet, origin)
-    reader = _Reader(data)
     result = np.zeros((n_tables, alphabet), np.uint16)
+    size, position = 8 * len(data), 0  # in bits
     for number, table in enumerate(result):
         visited, found = [], []
         remaining, at = 1 << probability_bits, 0
@@ -47,7 +50,11 @@ def read_counts(data: bytes, n_tables: int, alphabet: int, probability_bits: int
         while remaining:
             if at >= alphabet:
                 raise CorruptStreamError(f"table {number}: {remaining} counts remain after the last symbol")
-            count = reader.read(remaining.bit_length())
+            # At least 57 bits, more than a count of 15 and a run of 33 take; beyond the end they are 0.
+            window = int.from_bytes(data[position >> 3 : (position >> 3) + 8], "little") >> (position & 7)
+            width = remaining.bit_length()
+            count = window & ((1 << width) - 1)
+            position += width
             if count > remaining:
                 raise CorruptStreamError(f"table {number}: a count of {count} exceeds the {remaining} that remain")
             if count == 0 and after_run:
@@ -58,44 +65,22 @@ def read_counts(data: bytes, n_tables: int, alphabet: int, probability_bits: int
                 visited.append(at)
                 found.append(count)
                 at += 1
-            else:
-                at += reader.read_gamma()  # this zero and those that follow it
+            else:  # this zero and those that follow it, as an Elias gamma code
+                window >>= width
+                zeros = (window & -window).bit_length() - 1
+                if not 0 <= zeros <= 16:
+                    raise CorruptStreamError("a table set holds a run of zero counts that is truncated or too long")
+                at += 1 << zeros | window >> zeros + 1 & ((1 << zeros) - 1)
+                position += 2 * zeros + 1
+            if position > size:
+                raise CorruptStreamError("a table set is truncated")
         table[order[visited]] = found
-    reader.finish()
+    if size - position >= 8:
+        raise CorruptStreamError(f"a table set is followed by {(size - position) // 8} further bytes")
+    if position < size and data[-1] >> (position & 7):
+        raise CorruptStreamError("the unused bits of a table set are not zero")
     return result
 
 
 def _low_bit_first(value: int, width: int) -> str:
     return f"{value & ((1 << width) - 1):0{width}b}"[::-1] if width else ""
-
-
-class _Reader:
-    """Reads numbers of at most 16 bits; in Python, because looking at a file loads no kernels."""
-
-    def __init__(self, data: bytes):
-        self._data, self._size, self._at = data, 8 * len(data), 0
-
-    def read(self, width: int) -> int:
-        at = self._at
-        self._at = at + width
-        if self._at > self._size:
-            raise CorruptStreamError("a table set is truncated")
-        return self._window(at) & ((1 << width) - 1)
-
-    def read_gamma(self) -> int:
-        window = self._window(self._at)
-        width = (window & -window).bit_length() - 1  # the zeros before the first one
-        if not 0 <= width <= 16:
-            raise CorruptStreamError("a table set holds a run of zero counts that is truncated or too long")
-        self._at += width + 1
-        return 1 << width | self.read(width)
-
-    def finish(self) -> None:
-        if self._size - self._at >= 8:
-            raise CorruptStreamError(f"a table set is followed by {(self._size - self._at) // 8} further bytes")
-        if self._window(self._at):
-            raise CorruptStreamError("the unused bits of a table set are not zero")
-
-    def _window(self, at: int) -> int:
-        """Return at least 25 bits from bit `at` on; beyond the end they are 0."""
-        return int.from_bytes(self._data[at >> 3 : (at >> 3) + 4], "little") >> (at & 7)
