@@ -29,6 +29,7 @@ def atomic_write(path: Any, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes `path` when the block ends, and leaves no trace when it raises.
 
     The bytes are written beside the target (that of a symbolic link) under a random name, flushed to disk and renamed.
+    A process that is killed meanwhile leaves them behind as `.l2fmt-*.tmp`, which nothing reads and anyone may delete.
     The new file has the permissions of the one it replaces, else the usual ones. A device or pipe is written directly.
     Raises TargetExistsError, or FileAccessError that names the path.
     """
@@ -57,7 +58,7 @@ def atomic_write(path: Any, *, overwrite: bool = False) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def _mode(path: Any) -> int | None:
@@ -68,7 +69,7 @@ def _mode(path: Any) -> int | None:
         return None
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Flush the renaming to disk, where the system can; the file is complete either way."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
