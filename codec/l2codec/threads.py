@@ -1,5 +1,6 @@
 """Work spread over threads, with the result of doing it in order."""
 
+import _thread
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -60,26 +61,32 @@ class _Pool:
         self._threads = threads
         self._changed = threading.Condition()
         self._waiting: deque[tuple[_Begun, int]] = deque()
-        self._unfinished = self._running = 0
+        self._unfinished = self._running = self._others = 0
         self._no_more_units = False
         self._place, self._error = (_LAST, 0), None
 
     def run(self) -> None:
-        others = [threading.Thread(target=self._work, daemon=True) for _ in range(self._threads - 1)]
-        started = []
         try:
-            with suppress(RuntimeError):  # the system gives no more threads: fewer do it
-                for thread in others:
-                    thread.start()
-                    started.append(thread)
+            for _ in range(self._threads - 1):
+                with self._changed, suppress(RuntimeError):  # the system gives no more threads: fewer do it
+                    # Not `threading.Thread`, which waits until the thread runs: time in which this one could work.
+                    _thread.start_new_thread(self._help, ())
+                    self._others += 1
             self._work()
         except BaseException as error:  # an interrupt between two steps
             self._fail(_INTERRUPT, error)
         finally:
-            for thread in started:
-                thread.join()
+            with self._changed:
+                while self._others:
+                    self._changed.wait()
         if self._error is not None:
             raise self._error
+
+    def _help(self) -> None:
+        self._work()
+        with self._changed:
+            self._others -= 1
+            self._changed.notify_all()
 
     def _work(self) -> None:
         while (taken := self._take()) is not None:
