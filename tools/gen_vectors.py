@@ -1,8 +1,9 @@
 """Write the test vectors of the specification, or check them: python tools/gen_vectors.py [--check].
 
 `spec/vectors/valid` holds files with the digests of what they decode to, `invalid` files that break one rule each with
-the code of the refusal; `manifest.json` describes both (spec/README.md). Nothing is fitted or drawn from a library: the
-bytes of a file change only if this script or the format does. Released files are never changed; new ones are added.
+the code of the refusal, `sharded` both kinds of indexes of shards; `manifest.json` describes them (spec/README.md).
+Nothing is fitted or drawn from a library: the bytes of a file change only if this script or the format does. Released
+files are never changed; new ones are added.
 """
 
 import argparse
@@ -12,7 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vectors import invalid, valid_coding, valid_tensors, valid_transforms
+from vectors import (
+    invalid,
+    invalid_groups,
+    invalid_index,
+    sharded,
+    valid_coding,
+    valid_edges,
+    valid_tensors,
+    valid_transforms,
+)
 from vectors.building import FileBuilder
 
 from l2fmt.container import Reader
@@ -44,17 +54,38 @@ def generate() -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files by name, and the manifest."""
     files: dict[str, bytes] = {}
     accepted, refused = [], []
-    builders = valid_coding.BUILDERS | valid_transforms.BUILDERS | valid_tensors.BUILDERS
+    builders = valid_coding.BUILDERS | valid_transforms.BUILDERS | valid_tensors.BUILDERS | valid_edges.BUILDERS
     for name, make in builders.items():
         builder = make()
         data = builder.finish(deflated=name in valid_tensors.DEFLATED)
         data = valid_tensors.CHANGED.get(name, bytes)(data)
         files[f"valid/{name}.l2c"] = data
         accepted.append({"file": f"valid/{name}.l2c", "about": _about(make)} | _digest(data) | _content(builder, data))
-    for name, (about, code, make) in invalid.FILES.items():
+    for name, (about, code, make) in (invalid.FILES | invalid_index.FILES | invalid_groups.FILES).items():
         files[f"invalid/{name}.l2c"] = data = make()
         refused.append({"file": f"invalid/{name}.l2c", "about": about, "code": code} | _digest(data))
-    return files, {"valid": accepted, "invalid": refused}
+    return files, {"valid": accepted, "invalid": refused} | _sharded(files)
+
+
+def _sharded(files: dict[str, bytes]) -> dict[str, Any]:
+    """Add shards and their indexes to the files; return what the manifest says of them."""
+    builders = sharded.shards()
+    made = {f"sharded/{name}": builder.finish() for name, builder in builders.items()}
+    aliases, tensors = {}, []
+    for builder, data in zip(builders.values(), made.values(), strict=True):
+        content = _content(builder, data)
+        aliases |= content["aliases"]
+        tensors += content["tensors"]
+    accepted, refused = [], []
+    for name, (about, data) in sharded.VALID.items():
+        made[path := f"sharded/{name}{sharded.SUFFIX}"] = data
+        accepted.append({"file": path, "about": about} | _digest(data) | {"aliases": aliases, "tensors": tensors})
+    for name, (about, data) in sharded.INVALID.items():
+        made[path := f"sharded/{name}{sharded.SUFFIX}"] = data
+        refused.append({"file": path, "about": about, "code": invalid.CORRUPT} | _digest(data))
+    files |= made
+    shards = [{"file": path} | _digest(data) for path, data in made.items() if path.endswith(".l2c")]
+    return {"valid_sharded": accepted, "invalid_sharded": refused, "shards": shards}
 
 
 def _about(make: Any) -> str:
@@ -91,7 +122,8 @@ def differences(folder: Path, files: dict[str, bytes], manifest: dict[str, Any])
             problems.append(f"{name} is missing")
         elif (found := path.read_bytes()) != data and not (name in deflated and _inflated(found) == _inflated(data)):
             problems.append(f"{name} is different")
-    unknown = {str(path.relative_to(folder).as_posix()) for path in folder.rglob("*.l2c")} - files.keys()
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    unknown = set(found) - files.keys() - {"manifest.json"}
     problems += [f"{name} is made by nothing" for name in sorted(unknown)]
     try:
         found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

@@ -30,10 +30,10 @@ def sound() -> bytes:
     return builder.finish()
 
 
-def edited(*changes: tuple[tuple[Any, ...], Any], data: bytes | None = None) -> bytes:
-    """Return the valid file with entries of its index changed, each named by its path."""
-    data = sound() if data is None else data
-    index, payload = split(data)
+def edited(*changes: tuple[tuple[Any, ...], Any], data: bytes | None = None, payload: bytes | None = None) -> bytes:
+    """Return the valid file with entries of its index changed, each named by its path, and with another payload."""
+    index, found = split(sound() if data is None else data)
+    payload = found if payload is None else payload
     tree = msgpack.unpackb(index)
     for (*path, last), value in changes:
         entry = tree
@@ -49,11 +49,19 @@ def split(data: bytes) -> tuple[bytes, bytes]:
         return reader.index.to_bytes(), data[reader.header.payload_offset :]
 
 
-def index_replaced(old: bytes, new: bytes) -> bytes:
+def index_replaced(old: bytes, new: bytes, data: bytes | None = None) -> bytes:
     """Return the valid file with bytes of its index replaced."""
-    index, payload = split(sound())
+    index, payload = split(sound() if data is None else data)
     assert index.count(old) == 1
     return assembled(index.replace(old, new), payload)
+
+
+def changed_group(data: bytes, change: Callable[[bytes], bytes], **fields: Any) -> bytes:
+    """Return a file of one group and no section with its bytes and fields of its entry changed; checksums are right."""
+    payload = change(split(data)[1])
+    numbers = {"scales": 2, "streams": 3, "class_bytes": 4}
+    changes = [(("groups", 0, numbers[name]), value) for name, value in fields.items()]
+    return edited((("groups", 0, 5), zlib.crc32(payload)), *changes, data=data, payload=payload)
 
 
 def table_bytes(value: int, bits: int, alphabet: int) -> bytes:

@@ -14,8 +14,8 @@ CORRUPT, LIMIT, UNSUPPORTED = "corrupt", "limit", "unsupported"
 THREE = struct.pack("<fff", 0.5, 1, 2)
 
 # Groups of the sound file: 0 coded, 1 x + y; its table sets: 0 of class vectors, 1 of symbols.
-Make = Callable[[], bytes]
-HEADER: dict[str, tuple[str, str, Make]] = {
+Entry = tuple[str, str, Callable[[], bytes]]
+HEADER: dict[str, Entry] = {
     "magic": ("the magic", CORRUPT, lambda: b"\x89L2D" + sound()[4:]),
     "empty-file": ("a file has a header", CORRUPT, lambda: b""),
     "header-checksum": ("the checksum of the header", CORRUPT, lambda: sound()[:44] + bytes(4) + sound()[48:]),
@@ -45,7 +45,7 @@ HEADER: dict[str, tuple[str, str, Make]] = {
         lambda: breaking.deflated_index(b"\0"),
     ),
 }
-INDEX: dict[str, tuple[str, str, Make]] = {
+INDEX: dict[str, Entry] = {
     "integer-not-shortest": (
         "integers in their shortest encoding",
         CORRUPT,
@@ -120,7 +120,7 @@ INDEX: dict[str, tuple[str, str, Make]] = {
     ),
     "gap": ("the parts fill the file", CORRUPT, lambda: edited((("sections",), []))),
 }
-PAYLOAD: dict[str, tuple[str, str, Make]] = {
+PAYLOAD: dict[str, Entry] = {
     "group-checksum": ("the checksum of a group", CORRUPT, lambda: edited((("groups", 0, 5), 0))),
     "section-checksum": ("the checksum of a section", CORRUPT, lambda: edited((("sections", 0, 2), 0))),
     "stream-padding": (
