@@ -4,7 +4,7 @@
 |---|---|
 | resnet20, resnet32, resnet56 | training pictures of CIFAR-10 with their classes |
 | mobilenetv1_075 | random crops of COCO's calibration pictures, as the only ImageNet pictures are the test's |
-| yolov5n | random windows of these pictures, scaled as the evaluator does and down to half of that |
+| yolov5n | these 128 pictures, whole, then random windows of them, enlarged to up to twice that |
 | minilm | sentences of the training file of STS-B that neither its test nor its dev file has |
 
 Samples are prepared as the evaluators do. The first N of a longer draw with the same seed are those of a draw of N.
@@ -27,7 +27,6 @@ from .detection import letterbox
 from .models import MODELS
 
 MOBILENET_SIDE = 224
-YOLO_SIDE = 320  # a quarter of the evaluator's pixels: training on whole pictures of 640 would take four times as long
 SENTENCES_A_BATCH = 32
 
 
@@ -62,7 +61,7 @@ def calibration(name: str, count: int = 1000, seed: int = 0) -> Any:
     """Return `count` calibration samples of a model, as `CalibrationSet.of` takes them; the same for the same seed.
 
     A pair (float32 inputs [count, 3, 32, 32], int64 classes [count]) for the ResNets; float32 [count, 3, 224, 224] for
-    MobileNet and [count, 3, 320, 320] for YOLO; for MiniLM a list of int64 [B, T], B up to 32 sentences of T tokens.
+    MobileNet and [count, 3, 640, 640] for YOLO; for MiniLM a list of int64 [B, T], B up to 32 sentences of T tokens.
     Raises InputError for a model without calibration data or more samples than there are, DataNotFoundError.
     """
     if name not in _SOURCES:
@@ -95,17 +94,20 @@ def _coco_crops(count: int, seed: int) -> Tensor:
     return mobilenet.preprocess(crops)
 
 
-def _coco_windows(count: int, seed: int) -> Tensor:
-    """Return square windows of letterboxed pictures whose long side is 320 to 640 pixels, the pictures taking turns."""
+def _coco_pictures(count: int, seed: int) -> Tensor:
+    """Return whole pictures as the evaluator scales them; after all of them, windows of larger ones, taking turns.
+
+    Boxes of objects must be as large as in the test: calibrated on windows of 320 pixels, compressed models get large
+    ones wrong.
+    """
     pictures = data.coco("calib")
-    windows = np.full((count, YOLO_SIDE, YOLO_SIDE, 3), 114, np.uint8)
+    canvases = np.empty((count, yolov5.SIZE, yolov5.SIZE, 3), np.uint8)
     for i in range(count):
         random = np.random.default_rng((seed, i))
-        scaled = int(random.integers(YOLO_SIDE, yolov5.SIZE + 1))
-        window = _window(letterbox(pictures[i % len(pictures)].image, scaled, 1).image, YOLO_SIDE, random)
-        top, left = ((YOLO_SIDE - length) // 2 for length in window.shape[:2])
-        windows[i, top : top + window.shape[0], left : left + window.shape[1]] = window
-    return yolov5.preprocess(windows)
+        scaled = yolov5.SIZE if i < len(pictures) else int(random.integers(yolov5.SIZE, 2 * yolov5.SIZE + 1))
+        window = _window(letterbox(pictures[i % len(pictures)].image, scaled, 1).image, yolov5.SIZE, random)
+        canvases[i] = letterbox(window, yolov5.SIZE, yolov5.SIZE).image
+    return yolov5.preprocess(canvases)
 
 
 def _window(image: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:
@@ -139,6 +141,6 @@ _SOURCES: dict[str, Callable[[int, int], Any]] = {
     "resnet32": _cifar10,
     "resnet56": _cifar10,
     "mobilenetv1_075": _coco_crops,
-    "yolov5n": _coco_windows,
+    "yolov5n": _coco_pictures,
     "minilm": _sentences,
 }

@@ -52,7 +52,7 @@ def test_cifar_pictures_are_training_pictures_with_classes_in_equal_numbers():
     assert len({picture.tobytes() for picture in pictures}) == 200
 
 
-@pytest.mark.parametrize(("name", "side", "low"), [("mobilenetv1_075", 224, -1), ("yolov5n", 320, 0)])
+@pytest.mark.parametrize(("name", "side", "low"), [("mobilenetv1_075", 224, -1), ("yolov5n", 640, 0)])
 def test_crops_of_coco(name, side, low, monkeypatch):
     asked = []
     coco = data.coco
