@@ -34,9 +34,9 @@ MAX_NAME_BYTES = 1024
 MAX_RANK = 32
 MAX_DIMENSION = 1 << 48
 
-MAX_INDEX_BYTES = 1 << 26
-MAX_INFLATED_INDEX_BYTES = 1 << 28
-MAX_ENTRIES = 1_000_000
+MAX_INDEX_BYTES = 1 << 24
+MAX_INFLATED_INDEX_BYTES = 1 << 24
+MAX_ENTRIES = 1 << 17
 MAX_TABLE_BYTES = 1 << 24
 MAX_DECODED_BYTES = 1 << 27  # this decoder's own, which the specification leaves to it; memory is a small multiple
 
@@ -439,6 +439,7 @@ def read_class_vectors(group: Group, data: bytes, class_set: "TableSet | None") 
     sizes = vector_sizes(group)
     present = [[bit for bit in range(3) if stream.mask >> bit & 1] for stream in group.streams]
     count = sum(sizes[bit] for bits in present for bit in bits)
+    limit(count, MAX_DECODED_BYTES, "offsets of class vectors")
     if count == 0 or class_set is None:
         return [{} for _ in group.streams]
     row_table, other_table = class_set.tables

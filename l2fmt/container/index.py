@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from l2fmt._registry import RAW
 from l2fmt.container import rules
 from l2fmt.container._msgpack import Unpacker, pack
 from l2fmt.container.entries import Group, Section, Stream, TableSetEntry, TensorEntry
@@ -139,6 +140,8 @@ class _Parser:
             group = _group(value, number, tuple(members[number]), self._offset)
             rules.check_group(group, table_sets)
             self._limits.check("max_tensor_bytes", group.nbytes, f"decoded bytes of {group.label}")
+            # A stream of one-bit fields may have a vector as long as the tensor, whose offsets take no bits either.
+            self._limits.check("max_tensor_bytes", group.class_offsets, f"class offsets of {group.label}")
             streams = self._count(streams + len(group.streams), "streams")
             self._offset += group.length
             groups.append(group)
@@ -211,8 +214,8 @@ def _group(value: object, number: int, tensors: tuple[TensorEntry, ...], offset:
 
 def _stream(value: object, where: str) -> Stream:
     fields = _array(value, f"{where}: a stream")
-    if fields[:1] == [0] and len(fields) == _RAW_FIELDS:
-        return Stream(*fields)
+    if fields[:1] == [RAW]:
+        return Stream(*_fields(value, _RAW_FIELDS, f"{where}: a stream of coder raw"))
     coder, length, *coded = _fields(value, _CODED_FIELDS, f"{where}: a stream of a coder other than raw")
     return Stream(coder, length, 0, *coded)
 

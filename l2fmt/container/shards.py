@@ -71,6 +71,8 @@ def read_shard_index(path: Any, limits: Limits | None = None) -> ShardIndex:
     with translate_os_errors(path, "read"), path.open("rb") as file:
         data = file.read(allowed + 1)
     limits.check("max_index_bytes", len(data), f"bytes of {path}")
+    # A value takes many times its bytes once parsed. All but the first follow a comma or nest, 1,000 deep at most.
+    limits.check("max_tensors", data.count(b",") // 2, f"half the number of values in {path}")
     try:
         value = json.loads(data.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
     except FormatError:

@@ -105,7 +105,7 @@ def _replacing(path: Path, names: Sequence[str], overwrite: bool) -> Iterator[Pa
         tempfile.TemporaryDirectory(prefix=".l2fmt-", dir=path.parent) as folder,
     ):
         yield Path(folder)
-        # The old index goes first and the new one comes last: there is no moment at which old and new shards are a model.
+        # The old index goes first, the new one comes last: at no moment are old and new shards a model.
         with ExitStack() as undo:
             for name in [names[-1], *names[:-1]]:
                 if path.with_name(name).exists():

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 import l2codec
 from l2codec import ClassMap, FrequencyTable, TableSet
@@ -168,6 +167,8 @@ class FileBuilder:
 
     def values(self, name: str, dtype: str, shape: tuple[int, ...], values: np.ndarray) -> None:
         """Say what a tensor must decode to: float32 values, converted by torch."""
+        import torch  # takes seconds to load, and whoever only takes files apart has no use for it
+
         converted = torch.from_numpy(values).to(getattr(torch, DTYPES[dtype].torch_name))
         raw = converted.view(torch.uint8).numpy().tobytes() if values.size else b""
         self.expected[name] = (dtype, shape, raw)
