@@ -30,7 +30,7 @@ import l2fmt
 from benchmarks.accuracy.__main__ import positive
 from benchmarks.accuracy.common import percent, top_k_hits
 from benchmarks.accuracy.rows import FIELDS, Row, Run, append, claim, key_of, read_rows, read_setting
-from benchmarks.accuracy.sweep import CALIBRATION_COUNT, guarded, needs_module, plan, weights_ratio
+from benchmarks.accuracy.sweep import CALIBRATION_COUNT, calibrates, guarded, plan, weights_ratio
 from benchmarks.environment import environment
 from benchmarks.imagenet_models import MODELS, Network, build
 from benchmarks.imagenet_pictures import batches, central_view, choose, list_pictures, random_view, spread
@@ -69,7 +69,7 @@ class Benchmark:
 
     def tag(self, method: str) -> str:
         """Say what the rows of a method depend on besides their settings."""
-        return self._tag(needs_module(method))
+        return self._tag(calibrates(method))
 
     def _tag(self, calibrated: bool) -> str:
         cut = ["random cuts" if self._augment else "central cuts"] if calibrated else []
@@ -109,8 +109,8 @@ class Benchmark:
         made_with = environment()
         given: dict[str, Any] = {"target_ratio": run.ratio, "method": run.method}
         given |= {"options": run.settings} if run.settings else {}
-        if needs_module(run.method):  # the module itself is the source
-            given["calibration"] = self.calibration(run.calibration_count or CALIBRATION_COUNT, run.seed or 0)
+        if calibrates(run.method) and run.calibration_count:  # the module itself is the source
+            given["calibration"] = self.calibration(run.calibration_count, run.seed or 0)
         full = self.full_precision(rows)
         row = dict.fromkeys(FIELDS, "") | run.key
         row |= {"metric": "top1", "full_precision": f"{full:.2f}", "commit": str(made_with["commit"])}
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [method],
                 given.ratios,
                 preset=given.preset,
-                options=dict(given.set) if needs_module(method) else {},
+                options=dict(given.set) if calibrates(method) else {},
                 tag=benchmark.tag(method),
                 seeds=given.seeds,
                 calibration_count=given.calibration_count,

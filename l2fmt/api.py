@@ -60,7 +60,7 @@ def pack(
     target_ratio: float | None = None,
     bits: float | None = None,
     max_error: float | None = None,
-    method: str = "rd",
+    method: str | None = None,
     options: Mapping[str, Any] | None = None,
     module: "nn.Module | None" = None,
     calibration: Any = None,
@@ -87,7 +87,7 @@ def pack(
         bits: average bits of a quantized weight, tables included, instead.
         max_error: largest relative mean squared error of a quantized tensor, instead. Without any of them the method's
             safe default is used.
-        method: "rd" needs no data; "l2" trains, and needs a module and calibration data.
+        method: how to choose codes; by default "best" with calibration data, else "rd", which needs none.
         options: settings of the method by name; "preset" names a set of them.
         module: the model that `source` holds the weights of, if `source` is not a module itself. It is left as it is.
         calibration: samples the module runs on: whatever `l2fmt.inputs.calibration.CalibrationSet.of` takes.
@@ -113,20 +113,24 @@ def pack(
         raise InputError(f"give one of target_ratio, bits, max_error and lossless, not {len(given) + lossless}")
     if is_path(target):
         check_target(target, overwrite=overwrite)
+    if method is None:
+        method = "rd" if calibration is None or lossless else "best"
     chosen = get_method(method, options)
     if lossless and (options or calibration is not None):
         raise InputError("lossless packing has no options and needs no calibration data")
-    if calibration is not None and not chosen.needs_module:
-        raise InputError(f"method {method} uses no calibration data; method l2 does")
+    if calibration is not None and chosen.data == "never":
+        raise InputError(f"method {method} uses no calibration data; method best does")
     with open_source(source, key=key) as model:
         plan = Plan(model, Selection(include, exclude, keep, lossless))
         settings: dict[str, Any] = {"method": "lossless" if lossless else method, "coder": coder}
         settings |= {name: float(value) for name, value in budgets.items() if value is not None}
         settings |= {} if lossless else {"options": chosen.settings, "vector_mantissa_bits": VECTOR_MANTISSA_BITS}
         calibrated = None
-        if chosen.needs_module and not lossless:
-            calibrated = calibrate(method, source, model, plan, module, calibration, checkpoint)
-            settings["calibration"] = {"samples": calibrated.samples.count, "sha256": calibrated.samples.digest}
+        if (chosen.needs_module or calibration is not None) and not lossless:
+            needs_data = chosen.data == "always"
+            calibrated = calibrate(method, needs_data, source, model, plan, module, calibration, checkpoint)
+            if calibrated.samples.count:
+                settings["calibration"] = {"samples": calibrated.samples.count, "sha256": calibrated.samples.digest}
             plan.notes += calibrated.samples.notes
         texts = {**model.metadata(), **(metadata or {}), **_provenance(settings, model.nbytes)}
 
@@ -189,17 +193,16 @@ def compress(
     target: Any = None,
     *,
     target_ratio: float | None = None,
-    method: str = "l2",
     **arguments: Any,
 ) -> PackResult:
     """Compress a module that can run, with calibration data; `pack` says what the arguments mean.
 
-    The target ratio is 12 if no budget is given. The module is left as it is: `l2fmt.load_model(module, target)` loads
-    the result into it.
+    The method is `best` if none is named, and the target ratio 12 if no budget is given. The module is left as it is:
+    `l2fmt.load_model(module, target)` loads the result into it.
     """
     if target_ratio is None and not {"bits", "max_error"} & arguments.keys():
         target_ratio = 12.0
-    return pack(model, target, calibration=calibration, target_ratio=target_ratio, method=method, **arguments)
+    return pack(model, target, calibration=calibration, target_ratio=target_ratio, **arguments)
 
 
 def _file_bytes(original: int, ratio: float) -> int:

@@ -112,6 +112,7 @@ class Plan:
 
 def calibrate(
     method: str,
+    needs_data: bool,
     source: Any,
     model: ModelSource,
     plan: Plan,
@@ -119,7 +120,7 @@ def calibrate(
     data: Any,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Calibration:
-    """Return the module with the weights of the source, and the samples; raise InputError for what does not fit."""
+    """Return the module with the weights of the source, and samples if any; raise InputError for what does not fit."""
     from copy import deepcopy
 
     from torch import nn
@@ -128,7 +129,7 @@ def calibrate(
 
     if module is None and not isinstance(source, nn.Module):
         raise InputError(f"method {method} runs the model: give the module, not only its weights (--model)")
-    if data is None:
+    if data is None and needs_data:
         raise InputError(f"method {method} needs calibration data (--calibration)")
     running = source if module is None else module
     if running is not source:
@@ -158,7 +159,7 @@ def calibrate(
     if checkpoint is not None:
         fingerprint = plan.fingerprint()
         checkpoint = os.fspath(checkpoint)
-    samples = CalibrationSet.of(data)
+    samples = CalibrationSet([]) if data is None else CalibrationSet.of(data)
     return Calibration(
         running, samples, plan.vectors, VECTOR_MANTISSA_BITS, model.nbytes, plan.aliases, checkpoint, fingerprint
     )

@@ -61,7 +61,7 @@ def watched(network) -> Watched:
 
 @pytest.fixture(scope="module")
 def result(watched, images) -> l2fmt.PackResult:
-    return l2fmt.compress(watched.module, images, target_ratio=RATIO, options=OPTIONS)
+    return l2fmt.compress(watched.module, images, target_ratio=RATIO, method="l2", options=OPTIONS)
 
 
 def test_the_size_is_met_and_was_expected(result, network):
@@ -178,7 +178,7 @@ def test_what_cannot_be_used(source, arguments, found, images):
 
 
 def test_bits_instead_of_the_default_ratio():
-    assert l2fmt.compress(nn.Linear(64, 64), torch.randn(20, 64), bits=5, options=SHORT).data
+    assert l2fmt.compress(nn.Linear(64, 64), torch.randn(20, 64), bits=5, method="l2", options=SHORT).data
 
 
 def run(*arguments: object) -> Any:

@@ -36,9 +36,9 @@ CALIBRATION_COUNT = 1000
 _MEASURED = ("ratio", "weights_ratio", "file_bytes", "estimated_bytes", "value", "drop", "seconds", "phases")
 
 
-def needs_module(method: str) -> bool:
+def calibrates(method: str) -> bool:
     """Whether a method takes a module and calibration data; the others get the checkpoint alone."""
-    return get_method(method).needs_module
+    return get_method(method).data != "never"
 
 
 def plan(
@@ -54,18 +54,20 @@ def plan(
 ) -> list[Run]:
     """Return the rows of a sweep, the ratios of a model and method in turn; raise InputError for an unknown method.
 
-    Preset, seeds and calibration are for methods that need a module; the others have one row a ratio.
+    Preset, seeds and calibration are for methods that take data; the others have one row a ratio. Those that draw
+    nothing have no seed. A calibration count of 0 leaves the data out.
     """
     methods, ratios, runs = list(methods), list(ratios), []
-    trained = {method: needs_module(method) for method in methods}
+    calibrated = {method: calibrates(method) for method in methods}
     for model in models:
         for method in methods:
             for ratio in ratios:
                 run = Run(model, method, ratio, options=dict(options or {}), tag=tag)
-                if not trained[method]:
+                if not calibrated[method]:
                     runs.append(run)
                     continue
-                runs += [Run(model, method, ratio, preset, run.options, tag, seed, calibration_count) for seed in seeds]
+                drawn = seeds if "seed" in get_method(method).settings else (None,)
+                runs += [Run(model, method, ratio, preset, run.options, tag, seed, calibration_count) for seed in drawn]
     return runs
 
 
@@ -73,9 +75,10 @@ def packing(run: Run) -> dict[str, Any]:
     """Return what a row says of how to pack, as arguments of `l2fmt.pack`. Raises InputError, DataNotFoundError."""
     given: dict[str, Any] = {"target_ratio": run.ratio, "method": run.method}
     given |= {"options": run.settings} if run.settings else {}
-    if needs_module(run.method):
-        count = run.calibration_count or CALIBRATION_COUNT
-        given |= {"module": build(run.model), "calibration": calibration(run.model, count)}
+    if calibrates(run.method):
+        given["module"] = build(run.model)
+        if run.calibration_count:
+            given["calibration"] = calibration(run.model, run.calibration_count)
     return given
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy.rows import Row, write_rows
-from benchmarks.accuracy.sweep import add_common_arguments, guarded, needs_module, plan, sweep
+from benchmarks.accuracy.sweep import add_common_arguments, calibrates, guarded, plan, sweep
 from benchmarks.studies import coders
 from benchmarks.studies.plans import STUDIES, Choice
 from benchmarks.studies.tables import means, table, with_phases
@@ -43,7 +43,7 @@ def run_coders(choice: Choice, method: str, output: Path) -> str:
         [method],
         choice.ratios or coders.RATIOS,
         preset=choice.preset,
-        options=choice.options if needs_module(method) else {},
+        options=choice.options if calibrates(method) else {},
         seeds=choice.seeds,
         calibration_count=choice.calibration_count,
     )

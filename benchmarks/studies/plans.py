@@ -27,9 +27,15 @@ class Choice:
         changes["options"] = {**self.options, **changes.get("options", {})}
         return plan(self.models, methods, self.ratios or ratios, **common | changes)
 
-    def variants(self, ratios: Iterable[float], variants: Mapping[str, Mapping[str, Any]]) -> list[Run]:
-        """Return the rows of method l2 for each variant: its tag and its settings."""
-        return [run for tag, options in variants.items() for run in self.rows(ratios, options=options, tag=tag)]
+    def variants(
+        self, ratios: Iterable[float], variants: Mapping[str, Mapping[str, Any]], method: str = "l2", **changes: Any
+    ) -> list[Run]:
+        """Return the rows of a method for each variant: its tag and its settings."""
+        return [
+            run
+            for tag, options in variants.items()
+            for run in self.rows(ratios, (method,), options=options, tag=tag, **changes)
+        ]
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,23 @@ def improvements(choice: Choice) -> list[Run]:
     return choice.variants((20,), undone)
 
 
+def norms(choice: Choice) -> list[Run]:
+    """Return pnmq without data, tuned in five norms, from 6x to 12x (PNMQ's supplement, Table C.1)."""
+    return choice.variants((6, 8, 10, 12), {f"L{m}": {"norm": m} for m in (1, 2, 4, 6, 8)}, "pnmq", calibration_count=0)
+
+
+def channels(choice: Choice) -> list[Run]:
+    """Return pnmq without data, with one scale a tensor and one a row, 6x to 12x (PNMQ's supplement, Table C.2)."""
+    variants = {"per tensor": {}, "per channel": {"per_channel": True}}
+    return choice.variants((6, 8, 10, 12), variants, "pnmq", calibration_count=0)
+
+
+def rounding(choice: Choice) -> list[Run]:
+    """Return pnmq without data, rounding to the nearest value and as published (its supplement, A.2), 8x to 12x."""
+    variants = {name: {"rounding": name} for name in ("nearest", "published")}
+    return choice.variants((8, 10, 12), variants, "pnmq", calibration_count=0)
+
+
 def curve(choice: Choice) -> list[Run]:
     """Return l2 and the data-free method from 6x to 20x (L2's Figure 7)."""
     ratios = choice.ratios or range(6, 21, 2)
@@ -111,6 +134,9 @@ STUDIES = {
     "calibration-size": Study("number of calibration samples", calibration_size),
     "no-weights": Study("with and without training of weights and vectors", no_weights),
     "improvements": Study("what each difference from the publication is worth", improvements),
+    "norms": Study("norms that the grids of pnmq are tuned in", norms),
+    "channels": Study("grids of pnmq for tensors and for their rows", channels),
+    "rounding": Study("rounding to the nearest value of pnmq's grids, and as published", rounding),
     "curve": Study("accuracy against ratio", curve, ("model", "method", *RESULT[2:])),
     "phases": Study("seconds by phase", phases, ("model", "target", "seed", "ratio", "value", "seconds"), phases=True),
 }

@@ -28,7 +28,10 @@ _PATTERN = "PATTERN"
 @click.option("--bits", type=float, metavar="B", help="Bits of a quantized weight on average, tables included.")
 @click.option("--max-error", type=float, metavar="E", help="Largest relative mean squared error of a tensor.")
 @click.option("--lossless", is_flag=True, help="Keep every bit of every tensor.")
-@click.option("--method", type=click.Choice(method_names()), default="rd", show_default=True, help="How to quantize.")
+@click.option(
+    "--method", type=click.Choice(method_names()), help="How to quantize [default: best with --calibration, else rd]."
+)
+@click.option("--effort", type=click.IntRange(1, 9), metavar="1..9", help="Minutes for accuracy, of method best.")
 @click.option("--preset", metavar="NAME", help="Settings of the method that belong together, by name.")
 @click.option("--set", "pairs", type=Setting(), multiple=True, help="Change a setting of the method (may repeat).")
 @click.option("--seed", type=int, metavar="N", help="Seed of the method's random choices.")
@@ -66,7 +69,7 @@ def pack(source: str, output: str | None, force: bool, as_json: bool, quiet: boo
     given = [name for name in ("target_ratio", "bits", "max_error") if options[name] is not None]
     if len(given) + options["lossless"] > 1:
         raise click.UsageError("give at most one of --target-ratio, --bits, --max-error and --lossless")
-    settings = _settings(options.pop("pairs"), {name: options.pop(name) for name in ("preset", "seed")})
+    settings = _settings(options.pop("pairs"), {name: options.pop(name) for name in ("preset", "seed", "effort")})
     model, calibration = options.pop("model"), options.pop("calibration")
     of_reading = {"image_size": "image_size", "image_mean": "mean", "image_std": "std", "calibration_limit": "limit"}
     reading = {parameter: options.pop(option) for option, parameter in of_reading.items()}

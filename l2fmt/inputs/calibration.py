@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,12 @@ class CalibrationSet:
         for columns in self._groups:
             for start in range(0, sample_count(columns), size):
                 yield _batch(columns, slice(start, start + size))
+
+    def sample(self, size: int, most: int, seed: int) -> Iterator[Batch]:
+        """Yield all samples as `in_order` does, or where there are more than `most`, so many drawn by a seed."""
+        if self.count <= most:
+            return self.in_order(size)
+        return islice(self.shuffled(size, torch.Generator().manual_seed(seed)), -(-most // size))
 
 
 def _batch(columns: Columns, index: slice | Tensor) -> Batch:

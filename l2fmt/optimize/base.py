@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from l2fmt.inputs.calibration import CalibrationSet
 
 # A method is a module of this package with a class `METHOD`; naming them here keeps the others unimported.
-_METHODS = ("rd", "obs", "l2", "best")
+_METHODS = ("rd", "obs", "l2", "best", "pnmq", "dfq", "adaround", "rdoq")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +57,11 @@ class Budget:
 class Calibration:
     """A model that runs, and data to run it on.
 
-    `module` has the weights to compress and is left as it is. `vectors` names the tensors that are not quantized but
-    that a method may change, such as biases and the statistics of batch norms; the file rounds them to `mantissa_bits`.
-    `original_bytes` are those of all tensors as given, `aliases` other names of tensors, by their own. `checkpoint` is
-    a path for the state of a long computation, which goes on from there if it exists; `fingerprint` stands for the
-    tensors it belongs to.
+    `module` has the weights to compress and is left as it is. `samples` are none for a method that can do without and
+    was given none. `vectors` names the tensors that are not quantized but that a method may change, such as biases and
+    the statistics of batch norms; the file rounds them to `mantissa_bits`. `original_bytes` are those of all tensors as
+    given, `aliases` other names of tensors, by their own. `checkpoint` is a path for the state of a long computation,
+    which goes on from there if it exists; `fingerprint` stands for the tensors it belongs to.
     """
 
     module: "nn.Module"
@@ -95,13 +95,18 @@ class Measure(Protocol):
 
 
 Progress = Callable[[str, float], None]
+DataUse = Literal["never", "optional", "always"]
 
 
 class Method(Protocol):
-    """A way to choose codes. `settings` are recorded in the file."""
+    """A way to choose codes. `settings` are recorded in the file.
+
+    `data` says whether it takes calibration data; with data it gets a module too.
+    """
 
     name: str
     needs_module: bool
+    data: DataUse
     settings: dict[str, object]
 
     def quantize(
@@ -114,17 +119,24 @@ class Method(Protocol):
     ) -> Compressed:
         """Choose codes for all tensors, in order; raise TargetError if the budget cannot be met.
 
-        A method that `needs_module` gets a `calibration`.
+        A method that `needs_module`, and any that is given data, gets a `calibration`.
         """
         ...
+
+
+def decoded(code: QuantizedTensor) -> np.ndarray:
+    """Return the values of a tensor as a file gives them back, float32 of its shape (spec/transforms.md 1)."""
+    values = code.transform.values(code.codes.reshape(code.shape))
+    for axis, scale in enumerate((code.row_scale, code.column_scale)):
+        if scale is not None:
+            values = values * scale.reshape([-1 if i == axis else 1 for i in range(len(code.shape))])
+    return to_float32(from_float32(values, code.dtype), code.dtype)
 
 
 def relative_error(tensor: WeightTensor, code: QuantizedTensor) -> float:
     """Return the squared error of the decoded tensor over the squares of its weights; 0 for a tensor of zeros."""
     weights = tensor.load().reshape(-1)
-    values = code.transform.values(code.codes.reshape(-1))
-    decoded = to_float32(from_float32(values, code.dtype), code.dtype)
-    difference = decoded.astype(np.float64) - weights
+    difference = decoded(code).reshape(-1).astype(np.float64) - weights
     energy = float(np.einsum("i,i->", weights, weights, dtype=np.float64))
     return float(difference @ difference) / energy if energy > 0 else 0.0
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from l2fmt.errors import InputError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor
 from l2fmt.optimize.l2 import L2
 from l2fmt.optimize.obs import SecondOrder
 
@@ -21,18 +21,21 @@ _ITERATIONS = (0, 200, 400, 800, 1500, 2500, 4000, 6500, 10000)
 class Best:
     """Settings of the method.
 
-    `effort`, 1 to 9, trades time for accuracy; 1 does not train. `weight_lr` is that of codes, in steps; the names of
-    `blocks` are modules whose outputs are compared, by default found in the module tree.
+    `effort`, 1 to 9, trades time for accuracy; 1 does not train. `weight_lr` is that of codes, in steps. `blocks` are
+    names of modules whose outputs are compared, by default found in the module tree; `block_weight`, of their distance
+    beside the final outputs', is low, as what counts in the end are those: with 1 they come out clearly worse.
     """
 
     effort: int = 5
-    weight_lr: float = 0.001
+    weight_lr: float = 0.003
+    block_weight: float = 0.2
     batch_size: int = 32
     augment: bool = True
     blocks: tuple[str, ...] = ()
     seed: int = 0
     name: ClassVar[str] = "best"
     needs_module: ClassVar[bool] = True
+    data: ClassVar[DataUse] = "always"
 
     def __post_init__(self) -> None:
         if not 1 <= self.effort <= len(_ITERATIONS):
@@ -64,6 +67,7 @@ class Best:
             batch_size=self.batch_size,
             augment=self.augment,
             blocks=self.blocks,
+            block_weight=self.block_weight,
             seed=self.seed,
         )
         return training.quantize(tensors, budget, measure, progress, calibration)

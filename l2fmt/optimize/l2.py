@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from l2fmt.errors import InputError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor
 from l2fmt.optimize.learning.checkpoint import Checkpoint
 from l2fmt.optimize.learning.counter import hard_bits
 from l2fmt.optimize.learning.distillation import Teacher
@@ -40,6 +40,7 @@ class L2(Settings):
 
     name: ClassVar[str] = "l2"
     needs_module: ClassVar[bool] = True
+    data: ClassVar[DataUse] = "always"
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     @property

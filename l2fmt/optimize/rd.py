@@ -25,7 +25,16 @@ import numpy as np
 
 from l2codec import ClassMap, TableSet
 from l2fmt.errors import TargetError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, Measure, Progress, WeightTensor, relative_error
+from l2fmt.optimize.base import (
+    Budget,
+    Calibration,
+    Compressed,
+    DataUse,
+    Measure,
+    Progress,
+    WeightTensor,
+    relative_error,
+)
 from l2fmt.optimize.code_lengths import as_rows, code_costs, fit_tables
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.pipeline import QuantizedTensor
@@ -54,6 +63,7 @@ class RateDistortion:
     default_error: float = 4e-4
     name: ClassVar[str] = "rd"
     needs_module: ClassVar[bool] = False
+    data: ClassVar[DataUse] = "never"
 
     @property
     def settings(self) -> dict[str, object]:

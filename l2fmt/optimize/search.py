@@ -32,10 +32,7 @@ class Scalable(Protocol):
 
 def codes_of_size(model: Scalable, budget: Budget, measure: Measure, progress: Progress) -> list[QuantizedTensor]:
     """Return the codes that meet a budget of bytes, or of bits a weight, as `search_size` says."""
-    if budget.file_bytes is not None:
-        target, of = budget.file_bytes, "file_bytes"
-    else:
-        target, of = int((budget.weight_bits or 0) * model.size / 8), "weight_bytes"
+    target, of = target_of(budget, model.size)
     trials = iter(range(1, 1000))
 
     def produce(scale: float) -> tuple[list[QuantizedTensor], int]:
@@ -44,6 +41,13 @@ def codes_of_size(model: Scalable, budget: Budget, measure: Measure, progress: P
         return codes, getattr(measure(codes), of)
 
     return search_size(produce, target, model.size, model.first_scale, model.finest_scale)
+
+
+def target_of(budget: Budget, weights: int) -> tuple[int, str]:
+    """Return the bytes that a budget of bytes, or of bits a weight, allows, and the attribute of `Size` that counts."""
+    if budget.file_bytes is not None:
+        return budget.file_bytes, "file_bytes"
+    return int((budget.weight_bits or 0) * weights / 8), "weight_bytes"
 
 
 def search_size(

@@ -116,9 +116,7 @@ def test_methods_that_calibrate_get_the_module_and_training_pictures(command, fo
 
     real = l2fmt.pack
     monkeypatch.setattr(l2fmt, "pack", pack)
-    for module in ("benchmarks.imagenet", "benchmarks.accuracy.sweep"):
-        monkeypatch.setattr(f"{module}.needs_module", lambda method: True)
-    arguments = ["--calibration-count", "5", "--preset", "fast", "--set", "rounds=1", "--limit", "4"]
+    arguments = ["--methods", "l2", "--calibration-count", "5", "--preset", "fast", "--set", "rounds=1", "--limit", "4"]
     assert command("--ratios", "2", "3", "--seeds", "7", *arguments) == 0
     rows = table(tmp_path / "out.csv")
     assert {row["tag"] for row in rows} == {"as built, random cuts, 4 scored"}

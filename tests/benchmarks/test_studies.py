@@ -21,13 +21,14 @@ from benchmarks.studies import coders, tables
 from benchmarks.studies.plans import STUDIES, Choice
 from l2fmt.container import Reader
 from l2fmt.dtypes import DTYPES
+from l2fmt.optimize import get_method
 from l2fmt.pipeline import QuantizedTensor, write_files
 from l2fmt.transforms import Uniform
 
 
 @pytest.fixture(autouse=True)
 def _trained(monkeypatch) -> None:
-    monkeypatch.setattr(sweep, "needs_module", lambda method: method == "l2")
+    monkeypatch.setattr(sweep, "calibrates", lambda method: method == "l2")
 
 
 def runs_of(study: str, **choice) -> list[Run]:
@@ -65,6 +66,19 @@ def test_no_weights():
         ("as given", 10, {"weight_lr": 0, "vector_lr": 0}),
         ("as given", 15, {"weight_lr": 0, "vector_lr": 0}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("study", "setting"), [("norms", "norm"), ("channels", "per_channel"), ("rounding", "rounding")]
+)
+def test_studies_of_pnmq(study, setting):
+    runs = runs_of(study, ratios=(10.0,))
+    assert {(run.method, run.ratio) for run in runs} == {("pnmq", 10)} and not any(
+        run.calibration_count for run in runs
+    )
+    values = [run.options.get(setting, get_method("pnmq").settings[setting]) for run in runs]
+    assert len(set(values)) == len(values) > 1
+    assert [run.tag for run in runs_of("norms", ratios=(10.0,))] == ["L1", "L2", "L4", "L6", "L8"]
 
 
 def test_curve_and_phases():

@@ -43,7 +43,7 @@ def seen(tmp_path, monkeypatch) -> list[dict[str, torch.Tensor]]:
 @pytest.fixture
 def trained(monkeypatch) -> None:
     """Let the method "l2" be one that needs a module, whether it is there or not."""
-    monkeypatch.setattr(sweep, "needs_module", lambda method: method == "l2")
+    monkeypatch.setattr(sweep, "calibrates", lambda method: method == "l2")
 
 
 def run_of(ratio: float = 8.0, **changes) -> Run:
@@ -140,6 +140,16 @@ def test_such_methods_get_module_and_samples(trained, monkeypatch):
         "calibration": "64 samples of tiny",
     }
     assert sweep.packing(run_of()) == {"target_ratio": 8.0, "method": "rd"}
+
+
+def test_a_method_that_can_do_without_data_gets_the_module_alone(monkeypatch):
+    monkeypatch.setattr(sweep, "build", lambda name: f"module of {name}")
+    monkeypatch.setattr(sweep, "calibration", lambda name, count: f"{count} samples of {name}")
+    without, some = (sweep.plan(["tiny"], ["dfq"], [8.0], calibration_count=count, seeds=[0, 1]) for count in (0, 9))
+    assert without == [Run("tiny", "dfq", 8.0, calibration_count=0)]
+    given = {"target_ratio": 8.0, "method": "dfq", "module": "module of tiny"}
+    assert sweep.packing(without[0]) == given
+    assert sweep.packing(some[0]) == {**given, "calibration": "9 samples of tiny"} and len(some) == 1
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_without_them_nothing_is_passed(run, called: Recorder):
     assert called.source == "net.pt" and called.target == Path("net.l2c")
     assert called.options["module"] is None and called.options.get("calibration") is None
     assert called.options["options"] == {} and called.options["checkpoint"] is None
-    assert called.options["method"] == "rd"
+    assert called.options["method"] is None
 
 
 def test_all_of_it_reaches_the_library(run, called: Recorder):
@@ -261,3 +261,19 @@ def test_a_trained_network_end_to_end(run, tmp_path: Path):
     assert summary["ratio"] >= 10 and summary["file_bytes"] == (tmp_path / "digits.l2c").stat().st_size
     assert summary["settings"]["calibration"]["samples"] == 256
     assert digits.accuracy(load_file(tmp_path / "digits.l2c")) > 0.9
+
+
+def test_effort_and_the_method_that_has_it(run, tmp_path: Path):
+    pytest.importorskip("sklearn", reason="needs the digits of scikit-learn")
+    from l2fmt.demo import digits
+
+    safetensors.torch.save_file(digits.load_state(), tmp_path / "digits.safetensors")
+    np.save(tmp_path / "images.npy", digits.split()[0][0].numpy()[:64])
+    command = ["pack", "digits.safetensors", "-o", "digits.l2c", "--target-ratio", "10", "--json", "--effort", "1"]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 1 and "method rd has no setting 'effort'" in refused.stderr
+    command += ["--model", "l2fmt.demo.digits:DigitsNet", "--calibration", "images.npy"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    settings = json.loads(result.stdout)["settings"]
+    assert (settings["method"], settings["options"]["effort"]) == ("best", 1)

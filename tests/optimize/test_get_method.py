@@ -14,7 +14,7 @@ def recorded(name: str, options: dict[str, object] | None = None) -> dict[str, o
 
 
 def test_methods_by_name():
-    assert set(method_names()) == {"rd", "obs", "l2", "best"}
+    assert set(method_names()) == {"rd", "obs", "l2", "best", "pnmq", "dfq", "adaround", "rdoq"}
     for name in method_names():
         assert get_method(name).name == name
     assert get_method("l2").needs_module and not get_method("rd").needs_module

@@ -153,7 +153,7 @@ def compressed(
     if ratio is None:
         size = 8 * max(t.element_size() for t in module.parameters())
         ratio = size / 6.5
-    return l2fmt.compress(module, data, target_ratio=ratio, options={**SHORT, **(options or {})}, **more)
+    return l2fmt.compress(module, data, target_ratio=ratio, method="l2", options={**SHORT, **(options or {})}, **more)
 
 
 class Seen:
@@ -243,7 +243,7 @@ def test_presets(preset, seen):
     torch.manual_seed(0)
     module = normed()
     options = {"preset": preset, "rounds": 1, "transform_iterations": 3, "weight_iterations": 3}
-    result = l2fmt.compress(module, ROWS, target_ratio=4, options=options)
+    result = l2fmt.compress(module, ROWS, target_ratio=4, method="l2", options=options)
     assert seen.distance(module, ROWS, result) < 1e-5
     assert set(result.phases) >= {"start", "landing", *(("transforms", "weights") if preset == "paper" else ("all",))}
 
@@ -365,7 +365,7 @@ def test_without_any_iteration(together, seen):
 def test_bits_are_met():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64))
-    result = l2fmt.compress(module, ROWS, bits=4, options=SHORT)
+    result = l2fmt.compress(module, ROWS, bits=4, method="l2", options=SHORT)
     codes = 4 / 8 * 2 * 64 * 128
     assert codes < result.file_bytes < codes + 1500  # headers, settings and vectors
     assert result.estimated_bytes == pytest.approx(result.file_bytes, rel=0.02)
@@ -456,14 +456,14 @@ def test_budgets_that_cannot_be_used():
     with pytest.raises(InputError, match="trains to a size: give a target ratio, or bits"):
         l2fmt.pack(module, method="l2", calibration=ROWS, options=SHORT)
     with pytest.raises(InputError, match="trains to a size"):
-        l2fmt.compress(module, ROWS, max_error=0.01, options=SHORT)
+        l2fmt.compress(module, ROWS, max_error=0.01, method="l2", options=SHORT)
     for ratio in (1000, 1.01):
         with pytest.raises(TargetError, match=r"cannot be reached|less than the .* asked for"):
             compressed(module, ROWS, ratio)
     budgets: list[dict[str, Any]] = [{"target_ratio": 4}, {"bits": 4}, {}]
     for budget in budgets:
         with pytest.raises(TargetError, match="nothing to quantize"):
-            l2fmt.compress(nn.LayerNorm(64), ROWS, options=SHORT, **budget)
+            l2fmt.compress(nn.LayerNorm(64), ROWS, method="l2", options=SHORT, **budget)
 
 
 @pytest.mark.parametrize(("together", "number"), [(True, 3), (False, 10)])
@@ -506,14 +506,14 @@ def test_an_error_of_the_progress_writes_nothing(nearest, tmp_path: Path):
         compressed(perceptron(), ROWS, checkpoint=tmp_path / "run.pt", progress=stop)
     assert not list(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        l2fmt.compress(perceptron(), ROWS, tmp_path / "m.l2c", target_ratio=5, options=SHORT, progress=stop)
+        compressed(perceptron(), ROWS, target=tmp_path / "m.l2c", progress=stop)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_checkpoint_of_another_run(nearest, tmp_path: Path):
     torch.manual_seed(0)
     module, path = perceptron(), tmp_path / "run.pt"
-    arguments = {"calibration": ROWS, "target_ratio": 5, "options": SHORT, "checkpoint": path}
+    arguments = {"calibration": ROWS, "target_ratio": 5, "method": "l2", "options": SHORT, "checkpoint": path}
     l2fmt.compress(module, **arguments)
     before = path.read_bytes()
 

@@ -61,6 +61,15 @@ def test_data_beat_none_and_the_size_is_met() -> None:
     assert errors["best"] < errors["obs"], errors
 
 
+def test_best_is_the_default_with_data_and_least_effort_trains_nothing() -> None:
+    model = network()
+    chosen = l2fmt.compress(model, PICTURES, target_ratio=7, options={"effort": 1})
+    assert chosen.settings["method"] == "best" and not chosen.phases
+    given, expected = (l2fmt.load(result.data or b"") for result in (chosen, packed(model, 7, "obs")))
+    assert all(torch.equal(given[name], expected[name]) for name in given if name.endswith("bias"))
+    assert l2fmt.pack(model, target_ratio=7).settings["method"] == "rd"
+
+
 def test_one_seed_one_file() -> None:
     model = network()
     files = [packed(model, 7, "obs", seed=seed).data for seed in (0, 0, 1)]

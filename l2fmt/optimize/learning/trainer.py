@@ -23,6 +23,7 @@ from l2fmt.optimize.learning.taps import record
 _MEASURE_EVERY = 100  # iterations between two exact measurements of the size
 _AIM = 0.9985  # of the target: the final rounding then has little to do
 _SAVE_EVERY = 60.0  # seconds between checkpoints
+_MOST_COMPARED = 2000  # samples that tell whether training was of use
 _PAST = 0.95  # weight of the past in the loss that is shown
 
 
@@ -108,11 +109,11 @@ class Trainer:
             self._progress("training vectors", (iteration + 1) / iterations)
 
     def mean_distance(self, values: dict[str, Tensor]) -> float:
-        """Return the mean distance from the full model over the calibration data, with these weights and vectors."""
+        """Return the mean distance from the full model over calibration data, with these weights and vectors."""
         student = self._student
         total, count = 0.0, 0
         with torch.no_grad():
-            for batch in self._samples.in_order(self._settings.batch_size):
+            for batch in self._samples.sample(self._settings.batch_size, _MOST_COMPARED, self._settings.seed):
                 total += float(self._distance(batch.to(student.device, self._teacher.memory_format), values))
                 count += 1
         return total / max(count, 1)

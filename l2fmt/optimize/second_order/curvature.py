@@ -3,15 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from l2fmt.inputs.calibration import Batch, CalibrationSet
+from l2fmt.optimize.base import Calibration
 from l2fmt.optimize.learning.distillation import Teacher, variance_scale
-from l2fmt.optimize.learning.taps import float_tensors, record
-from l2fmt.optimize.second_order.layers import Layer
+from l2fmt.optimize.learning.student import working_copy
+from l2fmt.optimize.learning.taps import find_blocks, float_tensors, record
+from l2fmt.optimize.second_order.layers import Layer, find_layers
 
 _MOST_INPUTS = 1 << 15  # of a layer and batch that are correlated: more change little
+_MOST_SAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +28,19 @@ class Curvature:
 
     hessian: Tensor
     sensitivity: Tensor
+
+    def diagonal(self) -> "Curvature":
+        """Return what is left when weights count each by itself."""
+        return Curvature(
+            self.hessian.diagonal(dim1=1, dim2=2) if self.hessian.dim() == 3 else self.hessian, self.sensitivity
+        )
+
+    def distance(self, errors: np.ndarray) -> float:
+        """Return the distance that errors float32[rows of all groups, columns] cause."""
+        groups = self.hessian.shape[0]
+        d = torch.from_numpy(errors).to(self.hessian).reshape(groups, -1, errors.shape[1])
+        by_input = d @ self.hessian if self.hessian.dim() == 3 else d * self.hessian[:, None]
+        return float((by_input * d).sum(2).reshape(-1) @ self.sensitivity)
 
 
 class _Sums:
@@ -71,6 +88,25 @@ class _Sums:
         return Curvature(hessian, squares)
 
 
+def curvatures_of(
+    calibration: Calibration,
+    names: Sequence[str],
+    batch_size: int,
+    blocks: bool = True,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda done: None,
+) -> dict[str, Curvature]:
+    """Return the curvature of each of these weights that a layer with data has, as `measure_curvature` says.
+
+    With `blocks` the outputs of blocks count beside the final ones.
+    """
+    module = working_copy(calibration.module)
+    layers = find_layers(module, names)
+    teacher = Teacher(module, find_blocks(module) if blocks else [])
+    teacher.probe(next(calibration.samples.in_order(batch_size)))
+    return measure_curvature(teacher, list(layers.values()), calibration.samples, batch_size, seed, progress)
+
+
 def measure_curvature(
     teacher: Teacher,
     layers: Sequence[Layer],
@@ -84,9 +120,10 @@ def measure_curvature(
     The distance is that of `distillation_loss`, to second order: outputs, and those of heads and blocks, relative to
     their variance. Its Gauss-Newton matrix is taken to be the product of what the inputs and what the output gradients
     of a layer say (Kronecker factors, of which the second is kept as its diagonal); gradients are those of random
-    projections of the outputs, whose squares have the right mean.
+    projections of the outputs, whose squares have the right mean. At most 2,000 samples are used: more say little else.
     """
     generator = torch.Generator().manual_seed(seed)
+    used = min(samples.count, _MOST_SAMPLES)
     sums = {layer.name: _Sums(layer) for layer in layers}
     handles = [
         layer.module.register_forward_hook(_hook(sums[layer.name], generator), always_call=False) for layer in layers
@@ -95,10 +132,10 @@ def measure_curvature(
         layer.module.weight.requires_grad_()  # type: ignore[union-attr]
     batches = 0
     try:
-        for batch in samples.in_order(batch_size):
+        for batch in samples.sample(batch_size, _MOST_SAMPLES, seed):
             _backward(teacher, batch.to(teacher.device), generator)
             batches += 1
-            progress(min(batches * batch_size / samples.count, 1.0))
+            progress(min(batches * batch_size / used, 1.0))
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,134 @@
+"""The layers of a model ready to be rounded with their curvatures, and the step of each."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from math import log
+
+import numpy as np
+import torch
+
+from l2codec import ClassMap, TableSet
+from l2fmt.optimize.base import Progress, WeightTensor, decoded
+from l2fmt.optimize.code_lengths import code_costs, fit_tables
+from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.rounding import Rounder
+from l2fmt.pipeline import QuantizedTensor
+from l2fmt.transforms import Uniform
+
+_MAX_CODE = 4000  # on each side of zero: beyond it a table of 14 probability bits gets too coarse
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How layers are rounded; the settings of method `obs` say what each means."""
+
+    step_exponent: float
+    damping: float
+    row_damping: float
+    rate_weight: float
+    refits: int
+    passes: int
+
+
+class Model:
+    """The layers ready to be rounded, and the step of each at scale 1.
+
+    Tensors without a curvature are rounded as if all their weights counted alike, and with the model's typical step.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[WeightTensor],
+        curvatures: Mapping[str, Curvature],
+        rounding: Rounding,
+        progress: Progress,
+    ):
+        self.tensors, self.rounding = tensors, rounding
+        loaded = [np.asarray(t.load(), np.float32) for t in tensors]
+        self.size = sum(w.size for w in loaded)
+        self._curvatures, self._rounders = [], []
+        for number, (tensor, weights) in enumerate(zip(tensors, loaded, strict=True)):
+            progress("preparing layers", number / len(tensors))
+            rows = weights.reshape(weights.shape[0] if weights.ndim > 1 else 1, -1)
+            self._curvatures.append(curvatures.get(tensor.name) or _without_data(rows))
+            self._rounders.append(Rounder.of(rows, self._curvatures[-1], rounding.damping, rounding.row_damping))
+        levels = np.array([r.level for r in self._rounders])
+        known = np.array([t.name in curvatures for t in tensors])
+        typical = float(np.exp(np.log(levels[known]).mean())) if known.any() else 1.0
+        for number in np.flatnonzero(~known):  # in the unit of those that were measured
+            factor = float(typical / levels[number])
+            curvature, rounder = self._curvatures[number], self._rounders[number]
+            self._curvatures[number] = replace(curvature, sensitivity=curvature.sensitivity * factor)
+            self._rounders[number] = replace(rounder, sensitivity=rounder.sensitivity * factor)
+        self._levels = np.where(known, levels, typical)
+        self._bases = (typical ** (1 - rounding.step_exponent) * self._levels**rounding.step_exponent) ** -0.5
+        peaks = np.array([float(np.abs(w).max(initial=0)) for w in loaded])
+        self._finest_steps = np.maximum(peaks / _MAX_CODE, float(np.finfo(np.float32).tiny))
+        self.finest_scale = float((self._finest_steps / self._bases).min())
+        self._spreads = [float(w.std()) for w in loaded]
+
+    def at_rate(self, rate_weight: float) -> "Model":
+        """Return the same model with another weight of code lengths."""
+        other = copy(self)
+        other.rounding = replace(self.rounding, rate_weight=rate_weight)
+        return other
+
+    def distance(self, codes: Sequence[QuantizedTensor]) -> float:
+        """Return the distance of outputs that the errors of these codes cause, by the curvatures as they were given."""
+        total = 0.0
+        for code, curvature, rounder in zip(codes, self._curvatures, self._rounders, strict=True):
+            weights = rounder.weights.reshape(-1, rounder.weights.shape[2])
+            total += curvature.distance(decoded(code).reshape(weights.shape) - weights)
+        return total
+
+    def first_scale(self, bits: float) -> float:
+        """Return the scale at which rounding of Gaussian weights takes `bits` a weight."""
+        total, weights = 0.0, 0
+        for rounder, spread, base in zip(self._rounders, self._spreads, self._bases, strict=True):
+            if spread > 0:
+                total += rounder.weights.size * np.log2(spread / base * np.sqrt(2 * np.pi * np.e))
+                weights += rounder.weights.size
+        return float(2.0 ** (total / max(weights, 1) - bits))
+
+    def codes(self, scale: float, progress: Progress) -> list[QuantizedTensor]:
+        """Return all codes with steps of `scale` times the base steps."""
+        rounding = self.rounding
+        steps = [float(np.float32(max(scale * b, f))) for b, f in zip(self._bases, self._finest_steps, strict=True)]
+        rounds = 1 + (rounding.refits if rounding.rate_weight > 0 else 0)
+        codes: list[np.ndarray] = []
+        for number in range(rounds):
+            fitted = None
+            if number:
+                progress("fitting tables", number / rounds)
+                fitted = fit_tables(codes, [t.shape for t in self.tensors])
+            passes = rounding.passes if number == rounds - 1 else 0
+            chosen = []
+            for i, step in enumerate(steps):
+                progress("rounding", (number + i / len(steps)) / rounds)
+                chosen.append(self._round(i, step, fitted and (fitted[0], fitted[1][i]), passes))
+            codes = chosen
+        return [
+            QuantizedTensor(t.name, t.dtype, t.shape, c, Uniform(step))
+            for t, c, step in zip(self.tensors, codes, steps, strict=True)
+        ]
+
+    def _round(self, number: int, step: float, fitted: tuple[TableSet, ClassMap] | None, passes: int) -> np.ndarray:
+        """Return the codes of a tensor, int16; without tables they cost nothing."""
+        rounder = self._rounders[number]
+        size = rounder.weights.size
+        limit = min(2 * int(np.abs(rounder.weights).max(initial=0) / step) + 2, _MAX_CODE)
+        costs, classes, slope = np.zeros((1, 2 * limit + 1), np.float32), np.zeros(size, np.uint8), 0.0
+        if fitted is not None:
+            tables, class_map = fitted
+            costs, classes = code_costs(tables, limit), class_map.slice(0, size)
+            # lambda of this step: distance a bit, of a rounding error at the tensor's typical curvature
+            slope = self.rounding.rate_weight * log(2) / 6 * self._levels[number] * step * step
+        return rounder.round(step, slope, costs, classes, limit, passes).reshape(-1).astype(np.int16)
+
+
+def _without_data(rows: np.ndarray) -> Curvature:
+    """Return the curvature of a tensor that no layer with data is known for: all weights alike."""
+    return Curvature(
+        torch.ones((1, rows.shape[1]), dtype=torch.float64), torch.ones(rows.shape[0], dtype=torch.float64)
+    )
