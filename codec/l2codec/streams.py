@@ -104,7 +104,9 @@ class Stream:
             values.write(symbols, span.start, likely)
             return
         pieces = self._pieces(span)
-        symbols = np.empty(min(_STEP, self.count), self.dtype)
+        # Two blocks get half of it each: a whole block, or a multiple of all lanes.
+        longest = pieces[0].stop - pieces[0].start
+        symbols = np.empty(min(_STEP, len(pieces) * longest), self.dtype)
         arguments = [symbols, *values.kernel_arguments(likely), *(values.out[piece] for piece in pieces)]
         if len(pieces) == 2:
             self._decode_two(pieces, _rans_values_of_two, [span.start, *arguments])

@@ -50,6 +50,10 @@ class SecondOrder:
     needs_module: ClassVar[bool] = True
     data: ClassVar[DataUse] = "always"
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"obs: batch_size must be at least 1, not {self.batch_size}")
+
     @property
     def settings(self) -> dict[str, object]:
         """The settings as recorded in the file."""

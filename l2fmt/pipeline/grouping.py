@@ -78,7 +78,9 @@ def _families_of(tensors: Sequence) -> list[tuple[QuantizedTensor, tuple]]:
                 raise InputError(
                     f"tensor {part[0].name!r} and others have codes from {low} to {high}: the step is too fine"
                 )
-            keys |= {id(t): ("codes", low, high - low + 1) for t in part}
+            for tensor in part:
+                first, last = _range_of_values(tensor, (low, high), ranges[id(tensor)])
+                keys[id(tensor)] = ("codes", first, last - first + 1)
     for tensor in tensors:
         if not isinstance(tensor, QuantizedTensor):
             continue
@@ -92,6 +94,16 @@ def _families_of(tensors: Sequence) -> list[tuple[QuantizedTensor, tuple]]:
             keys[id(tensor)] = ("codebook", low, size)
         result.append((tensor, keys[id(tensor)]))
     return result
+
+
+def _range_of_values(tensor: QuantizedTensor, shared: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
+    """Return the shared range of codes, or the tensor's own if it has no finite value for some other tensor's code."""
+    for low, high in (shared, own):
+        low, high = min(low, 0), max(high, 0)
+        with np.errstate(over="ignore"):
+            if np.isfinite(tensor.transform.values(np.array([low, high]))).all():  # magnitudes grow with the code
+                return low, high
+    raise InputError(f"tensor {tensor.name!r}: its codes {own[0]} to {own[1]} stand for values beyond float32")
 
 
 def _quantized_group(tensor: QuantizedTensor, key: tuple, families: Families) -> GroupPlan:

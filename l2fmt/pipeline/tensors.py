@@ -39,6 +39,17 @@ class QuantizedTensor:
         if self.codes.dtype.kind not in "iu" or self.codes.size != prod(self.shape):
             found = f"{self.codes.size} of {self.codes.dtype}"
             raise InputError(f"tensor {self.name!r}: {prod(self.shape)} integer codes are needed, not {found}")
+        for scale in (self.row_scale, self.column_scale):
+            if scale is not None:
+                self._check_scale(scale)
+
+    def _check_scale(self, scale: np.ndarray) -> None:
+        with np.errstate(over="ignore", under="ignore"):
+            stored = np.asarray(scale, np.float32)
+        valid = np.isfinite(stored) & (stored > 0)
+        if not valid.all():
+            found = stored[~valid][0]
+            raise InputError(f"tensor {self.name!r}: a scale is {found}; it must be a finite positive float32")
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,6 +127,8 @@ def test_what_is_not_possible_is_said(method: str) -> None:
         l2fmt.pack(model, method=method, module=model, calibration=PICTURES)
     with pytest.raises(InputError, match="cannot run on the calibration data"):
         packed(model, 7, method, drawn(10, 4))
+    with pytest.raises(InputError, match="batch_size must be"):
+        packed(model, 7, method, batch_size=0)
     if method == "best":
         with pytest.raises(InputError, match=r"effort must lie in \[1, 9\], not 10"):
             packed(model, 7, method, effort=10)

@@ -77,6 +77,15 @@ def test_wide_and_narrow_codes_have_their_own_tables():
         assert decode_tensor(reader, tensor.name).tobytes() == expected(tensor).tobytes()
 
 
+def test_codes_of_other_tensors_that_have_no_value():
+    """A grid that grows fast is infinite at codes that only its neighbour has: they cannot share tables."""
+    steep = QuantizedTensor("steep", DTYPES["F32"], (20, 20), codes_of((20, 20), limit=5), Geometric(1.0, 3.0))
+    flat = QuantizedTensor("flat", DTYPES["F32"], (50, 20), codes_of((50, 20), 1, 40, 120), Geometric(1.0, 1.05))
+    reader = Reader(written([steep, flat]))
+    for tensor in (steep, flat):
+        assert decode_tensor(reader, tensor.name).tobytes() == expected(tensor).tobytes()
+
+
 def test_several_blocks_and_many_lanes():
     codes = codes_of((1200, 1000), spread=4.0)
     tensor = QuantizedTensor("big", DTYPES["F32"], codes.shape, codes, Uniform(0.01))
@@ -178,6 +187,13 @@ def test_what_cannot_be_coded_is_refused():
         written([QuantizedTensor("w", DTYPES["F32"], (2, 1), np.array([0, 1 << 17]), Uniform(1.0))])
     with pytest.raises(InputError, match="the codes of tensor 'w'"):
         written([QuantizedTensor("w", DTYPES["F32"], (100, 200), np.arange(20000), Uniform(1.0))])
+    with pytest.raises(InputError, match="'w': its codes 0 to 2 stand for values beyond float32"):
+        written([QuantizedTensor("w", DTYPES["F64"], (2, 1), np.array([0, 2]), Uniform(3e38))])
+    for value in (0.0, -1.0, np.inf, np.nan, 1e-60, 1e60):
+        with pytest.raises(InputError, match=r"'w': a scale is .*; it must be a finite positive float32"):
+            QuantizedTensor(
+                "w", DTYPES["F32"], (1, 2), np.zeros((1, 2), np.int8), Uniform(1.0), None, np.array([1, value])
+            )
     with pytest.raises(InputError, match="there is no coder"):
         Encoding("zip")
     with pytest.raises(MissingTensorError):
