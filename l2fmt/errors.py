@@ -26,9 +26,16 @@ class CorruptFileError(FormatError):
 
 
 class LimitExceededError(FormatError):
-    """The file claims more of a resource than `Limits` allows."""
+    """The file claims more of a resource than `Limits` allows.
+
+    `limit`: the field of `Limits` that refused it.
+    """
 
     code = "limit"
+
+    def __init__(self, message: str, limit: str | None = None):
+        super().__init__(message)
+        self.limit = limit
 
 
 class UnsupportedError(FormatError):

@@ -40,7 +40,7 @@ MAX_ENTRIES = 1 << 17
 MAX_TABLE_BYTES = 1 << 24
 MAX_DECODED_BYTES = 1 << 27  # this decoder's own, which the specification leaves to it; memory is a small multiple
 
-# ---- security.md 2: refusals -----------------------------------------------------------------------------------------
+# ---- security.md 5: refusals -----------------------------------------------------------------------------------------
 
 
 class Refused(Exception):

@@ -8,6 +8,7 @@ import click
 
 from l2codec.errors import KernelError
 from l2fmt.cli import _output, _version
+from l2fmt.cli._limits import way_out
 from l2fmt.cli.bench import bench
 from l2fmt.cli.demo import demo
 from l2fmt.cli.diff import diff
@@ -17,7 +18,7 @@ from l2fmt.cli.plot import plot
 from l2fmt.cli.unpack import unpack
 from l2fmt.cli.verify import verify
 from l2fmt.cli.warmup import warmup
-from l2fmt.errors import L2Error
+from l2fmt.errors import L2Error, LimitExceededError
 
 _INTERRUPTED = 130
 _VERBOSE = "l2fmt.verbose"
@@ -69,6 +70,8 @@ def _fail(ctx: click.Context, error: Exception) -> NoReturn:
     elif isinstance(error, L2Error):
         for text in (str(error), *getattr(error, "__notes__", ())):
             _output.message(f"error: {text}")
+        if isinstance(error, LimitExceededError):
+            _output.message(way_out(error))
     elif isinstance(error, MemoryError):
         _output.message(f"error: out of memory {error}".rstrip())
     elif isinstance(error, OSError | KernelError):

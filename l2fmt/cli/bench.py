@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from l2fmt.cli import _output
+from l2fmt.cli._limits import limit_option
+from l2fmt.container.limits import Limits
 
 if TYPE_CHECKING:
     from l2fmt.report import GroupTime
@@ -19,7 +21,8 @@ _HEADINGS = ("coder", "symbols", "ms", "share", "Msymbols/s", "bytes", "MB/s")
 )
 @click.option("-n", "--top", type=click.IntRange(0), default=10, show_default=True, help="Slowest tensors to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (l2fmt.report.BenchReport.to_dict describes it).")
-def bench(source: str, repeat: int, top: int, as_json: bool) -> None:
+@limit_option
+def bench(source: str, repeat: int, top: int, as_json: bool, limits: Limits) -> None:
     """Measure how fast SOURCE, a .l2c file, decodes and loads on this machine.
 
     Tensors that are stored together are one row. Their times are for reading, checking and decoding with one thread;
@@ -27,7 +30,7 @@ def bench(source: str, repeat: int, top: int, as_json: bool) -> None:
     """
     from l2fmt import report
 
-    found = report.bench(source, repeat=repeat)
+    found = report.bench(source, repeat=repeat, limits=limits)
     if as_json:
         _output.json_data(found.to_dict())
         return

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from l2fmt.cli import _output
+from l2fmt.cli._limits import limit_option
 from l2fmt.cli._progress import Progress
+from l2fmt.container.limits import Limits
 
 if TYPE_CHECKING:
     from l2fmt.report import TensorDifference
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 @click.argument("a")
 @click.argument("b")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diff(a: str, b: str, as_json: bool) -> None:
+@limit_option
+def diff(a: str, b: str, as_json: bool, limits: Limits) -> None:
     """Compare models A and B tensor by tensor, each a .l2c file or anything that pack reads.
 
     The relative MSE is the sum of squared differences over the sum of squares of A. The exit code is 1 if a tensor is
@@ -25,7 +28,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
     from l2fmt import report
 
     with Progress(quiet=as_json) as progress:
-        rows = report.diff(a, b, progress=lambda done: progress("comparing", done))
+        rows = report.diff(a, b, progress=lambda done: progress("comparing", done), limits=limits)
     if as_json:
         _output.json_data({"schema": 1, "a": a, "b": b, "tensors": [row.to_dict() for row in rows]})
     else:

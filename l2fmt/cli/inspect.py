@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from l2fmt.cli import _output
+from l2fmt.cli._limits import limit_option
+from l2fmt.container.limits import Limits
 
 if TYPE_CHECKING:
     from l2fmt.report import Inspection, TensorRow
@@ -24,14 +26,15 @@ _PARTS = {
 @click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (l2fmt.report.Inspection.to_dict describes it).")
 @click.option("--no-sparsity", is_flag=True, help="Read the index only, and decode nothing.")
-def inspect(source: str, as_json: bool, no_sparsity: bool) -> None:
+@limit_option
+def inspect(source: str, as_json: bool, no_sparsity: bool, limits: Limits) -> None:
     """Show what SOURCE, a .l2c file, holds and what every part of it costs.
 
     bits/weight are of the bytes in the file; share is of the whole file; sparsity is the share of zeros.
     """
     from l2fmt import report
 
-    found = report.inspect(source, sparsity=not no_sparsity)
+    found = report.inspect(source, sparsity=not no_sparsity, limits=limits)
     if as_json:
         _output.json_data(found.to_dict())
         return

@@ -4,7 +4,9 @@ import click
 
 from l2codec import machine_code
 from l2fmt.cli import _output
+from l2fmt.cli._limits import limit_option
 from l2fmt.cli._options import open_target
+from l2fmt.container.limits import Limits
 
 _SUFFIXES = {"safetensors": ".safetensors", "pt": ".pt"}
 
@@ -25,7 +27,10 @@ _SUFFIXES = {"safetensors": ".safetensors", "pt": ".pt"}
 )
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def unpack(source: str, output: str | None, format_: str | None, dtype: str | None, force: bool, quiet: bool) -> None:
+@limit_option
+def unpack(
+    source: str, output: str | None, format_: str | None, dtype: str | None, force: bool, quiet: bool, limits: Limits
+) -> None:
     """Decode SOURCE, a .l2c file, into a safetensors file or a state dict.
 
     Tied weights become copies in a safetensors file, so that it has every name; in a state dict (pt) they stay tied.
@@ -37,6 +42,6 @@ def unpack(source: str, output: str | None, format_: str | None, dtype: str | No
     from l2fmt import unpacking
 
     wanted = None if dtype is None else getattr(torch, dtype)
-    unpacking.unpack(source, target, format=format_, dtype=wanted, overwrite=force)
+    unpacking.unpack(source, target, format=format_, dtype=wanted, overwrite=force, limits=limits)
     if not quiet and not hasattr(target, "write"):
         _output.message(f"{target}: {_output.count(target.stat().st_size)} bytes")

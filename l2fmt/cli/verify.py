@@ -5,6 +5,8 @@ import time
 import click
 
 from l2fmt.cli import _output
+from l2fmt.cli._limits import limit_option
+from l2fmt.container.limits import Limits
 from l2fmt.errors import FormatError
 
 
@@ -12,7 +14,8 @@ from l2fmt.errors import FormatError
 @click.argument("source")
 @click.option("--structure-only", is_flag=True, help="Check checksums and structure, and decode nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(source: str, structure_only: bool, as_json: bool) -> None:
+@limit_option
+def verify(source: str, structure_only: bool, as_json: bool, limits: Limits) -> None:
     """Check every byte of SOURCE, a .l2c file: checksums, structure, and a full decode of every tensor.
 
     What is damaged is named, tensor by tensor; the exit code is then 3, or 4 for what this version does not support.
@@ -21,7 +24,7 @@ def verify(source: str, structure_only: bool, as_json: bool) -> None:
 
     start = time.monotonic()
     try:
-        found = report.verify(source, structure_only=structure_only)
+        found = report.verify(source, structure_only=structure_only, limits=limits)
     except FormatError as error:
         if as_json:
             errors = [str(error), *getattr(error, "__notes__", ())]

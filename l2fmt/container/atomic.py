@@ -1,4 +1,4 @@
-"""Writes files so that a target holds either its old content or the whole new one (spec/security.md 1)."""
+"""Writes files so that a target holds either its old content or the whole new one (spec/security.md 4)."""
 
 import contextlib
 import os
@@ -45,7 +45,9 @@ def atomic_write(path: Any, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     temporary = os.path.join(folder, f".l2fmt-{secrets.token_hex(8)}.tmp")
     with translate_os_errors(path, "write", (OSError,)):
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            # Nobody who may not read the target may open this, not even before it gets the permissions of the target.
+            descriptor = os.open(temporary, flags, 0o666 if mode is None else 0o600)
             with open(descriptor, "wb") as file:
                 if mode is not None:
                     os.chmod(temporary, stat.S_IMODE(mode))

@@ -46,7 +46,7 @@ class Limits:
     def check(self, field: str, found: int, what: str) -> None:
         """Raise LimitExceededError if `found`, described by `what`, is above the limit called `field`."""
         if found > (allowed := self.allowed(field)):
-            raise LimitExceededError(f"{what}: {found} is above the limit {field} = {allowed}")
+            raise LimitExceededError(f"{what}: {found} is above the limit {field} = {allowed}", field)
 
 
 @cache

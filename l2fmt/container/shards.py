@@ -1,6 +1,7 @@
 """Models split into several files, and the JSON that says which file holds a tensor (spec/container.md 10)."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def read_shard_index(path: Any, limits: Limits | None = None) -> ShardIndex:
     allowed = limits.allowed("max_index_bytes")
     path = Path(path)
     with translate_os_errors(path, "read"), path.open("rb") as file:
-        data = file.read(allowed + 1)
+        data = file.read(min(allowed, os.fstat(file.fileno()).st_size) + 1)
     limits.check("max_index_bytes", len(data), f"bytes of {path}")
     # A value takes many times its bytes once parsed. All but the first follow a comma or nest, 1,000 deep at most.
     limits.check("max_tensors", data.count(b",") // 2, f"half the number of values in {path}")

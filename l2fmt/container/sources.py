@@ -101,7 +101,8 @@ def _read_stream(file: BinaryIO | io.RawIOBase, name: str, max_bytes: int) -> "B
             data += chunk
         length = Header.parse(bytes(data)).file_length
         if length > max_bytes:
-            raise LimitExceededError(f"{name} cannot seek and has {length} bytes; it is read whole up to {max_bytes}")
+            what = f"{name} cannot seek and has {length} bytes; it is read whole up to {max_bytes}"
+            raise LimitExceededError(what, "max_decoded_bytes")
         while len(data) <= length and (chunk := _check_bytes(file.read(min(_CHUNK, length + 1 - len(data))), name)):
             data += chunk
     return BufferSource(memoryview(data), name)

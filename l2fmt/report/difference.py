@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l2fmt.container import Limits
 from l2fmt.container.header import MAGIC
 from l2fmt.container.shards import INDEX_SUFFIX
 from l2fmt.container.writer import is_path
@@ -50,13 +51,15 @@ class TensorDifference:
         return {key: "inf" if value == math.inf else value for key, value in asdict(self).items()}
 
 
-def diff(a: Any, b: Any, *, progress: Callable[[float], None] | None = None) -> list[TensorDifference]:
+def diff(
+    a: Any, b: Any, *, progress: Callable[[float], None] | None = None, limits: Limits | None = None
+) -> list[TensorDifference]:
     """Compare two models tensor by tensor, in float64: first those of A in its order, then those that only B has.
 
-    Each is a path of a `.l2c` file or of anything that `pack` reads, a module, or a mapping of tensors. Memory: one
-    tensor of each.
+    Each is a path of a `.l2c` file or of anything that `pack` reads, a module, or a mapping of tensors. `limits` are
+    what each `.l2c` file may take. Memory: one tensor of each.
     """
-    with _open(a) as first, _open(b) as second:
+    with _open(a, limits) as first, _open(b, limits) as second:
         names = list(first.names)
         in_a, in_b = set(names), set(second.names)
         rows = []
@@ -83,11 +86,11 @@ class _Model:
         self.file.__exit__(*exception)
 
 
-def _open(source: Any) -> _Model:
+def _open(source: Any, limits: Limits | None) -> _Model:
     if is_path(source) and _is_l2c(source):
         from l2fmt.torch import safe_open
 
-        file = safe_open(source)
+        file = safe_open(source, limits=limits)
         return _Model(file.keys(), file.get_tensor, file)
     from l2fmt.inputs import open_source
 

@@ -150,6 +150,22 @@ def test_permissions(tmp_path, writing):
 
 
 @posix
+def test_a_private_file_is_private_before_it_has_its_permissions(tmp_path, monkeypatch):
+    target = tmp_path / "model.l2c"
+    target.touch(0o600)
+    modes, chmod = [], os.chmod
+
+    def watched(path, mode):
+        modes.append(stat.S_IMODE(os.stat(path).st_mode))
+        chmod(path, mode)
+
+    monkeypatch.setattr(os, "chmod", watched)
+    with atomic_write(target, overwrite=True) as file:
+        file.write(b"data")
+    assert modes == [0o600]
+
+
+@posix
 def test_symbolic_links_are_followed(tmp_path, writing, small):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link.l2c").symlink_to(tmp_path / "folder" / "model.l2c")

@@ -221,6 +221,7 @@ def test_bombs_at_the_default_limits(broken, tmp_path):
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     for name, error, seconds, memory in json.loads(done.stdout):
+        print(f"{name}: {error}, {1e3 * seconds:.1f} ms, {memory / 1e6:.1f} MB")  # pytest -s shows it
         assert error in ("CorruptFileError", "LimitExceededError"), name
         assert memory < 50_000_000 and seconds < 1, (name, error, seconds, memory)
 

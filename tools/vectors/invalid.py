@@ -1,4 +1,4 @@
-"""The files that break one rule each: what the rule is, and the code of the refusal (spec/security.md 2)."""
+"""The files that break one rule each: what the rule is, and the code of the refusal (spec/security.md 5)."""
 
 import struct
 import zlib

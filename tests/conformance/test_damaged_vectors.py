@@ -1,0 +1,14 @@
+"""A short run of `python -m tools.damage`: no valid vector is read with a bit turned or its end cut off."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_damaged_vectors_are_refused():
+    line = [sys.executable, "-m", "tools.damage", "--every", "97"]  # no multiple of 8: every bit of bytes gets its turn
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("36 files: 2,") and done.stdout.endswith(" truncations, all refused\n")
