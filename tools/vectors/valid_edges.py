@@ -31,6 +31,16 @@ def block_bits() -> FileBuilder:
     return builder
 
 
+def blocks_of_many_lanes() -> FileBuilder:
+    """Coder rans with 32 lanes and one table in two and three blocks of 256 symbols, the last one shorter."""
+    builder = FileBuilder(35)
+    tables = builder.tables([geometric_counts(ALPHABET, ORIGIN, 9, (1, 2))], 9, ORIGIN)
+    for count in (473, 600):
+        coded = builder.coded("rans", tables, (1, count, 1), lanes=32, block_bits=8)
+        _uniform(builder, f"symbols-{count}", (count,), coded)
+    return builder
+
+
 def class_offsets() -> FileBuilder:
     """Class offsets from -128 to 127, clipped; every mask with huffman; a class set that also codes symbols."""
     builder = FileBuilder(26)
@@ -210,6 +220,7 @@ def resume_empty() -> FileBuilder:
 
 BUILDERS = {
     "block-bits-all": block_bits,
+    "blocks-of-many-lanes": blocks_of_many_lanes,
     "class-offsets": class_offsets,
     "alphabet-65536": alphabet_65536,
     "quantized-groups": quantized_groups,
