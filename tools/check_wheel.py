@@ -7,6 +7,8 @@ from pathlib import Path
 PACKAGES = {"l2fmt", "l2codec"}
 REQUIRED = {
     "l2codec/__init__.py",
+    "l2codec/cuda/common.cuh",
+    "l2codec/cuda/rans_decode.cu",
     "l2codec/py.typed",
     "l2fmt/__init__.py",
     "l2fmt/demo/digits.safetensors",
