@@ -44,7 +44,9 @@ def demo() -> None:
     }
     for ratio in _RATIOS:
         packs[f"rd, ratio {ratio}"] = partial(api.pack, state, target_ratio=ratio)
-        packs[f"l2, ratio {ratio}"] = partial(api.compress, net, images, target_ratio=ratio, options=_L2_OPTIONS)
+        packs[f"l2, ratio {ratio}"] = partial(
+            api.compress, net, images, target_ratio=ratio, method="l2", options=_L2_OPTIONS
+        )
     original = sum(tensor.nbytes for tensor in state.values())
     rows = [("as trained", _output.count(original), "1.00", f"{digits.accuracy(state):.1%}", "", "", "")]
     with tempfile.TemporaryDirectory(prefix="l2fmt-demo-") as folder, _one_thread():
