@@ -23,7 +23,7 @@ class Best:
 
     `effort`, 1 to 9, trades time for accuracy; 1 does not train. `weight_lr` is that of codes, in steps. `blocks` are
     names of modules whose outputs are compared, by default found in the module tree; `block_weight`, of their distance
-    beside the final outputs', is low, as what counts in the end are those: with 1 they come out clearly worse.
+    beside the final outputs', is low, as what counts in the end are those.
     """
 
     effort: int = 5
