@@ -24,7 +24,7 @@ with pytest.MonkeyPatch.context() as patch:
     )
 TARGETS: dict[str, Any] = targets.TARGETS
 
-COUNTS = {"index": 1000, "container": 1000, "tables": 500, "commands": 15, "writer": 60}  # others: 200
+COUNTS = {"index": 1000, "container": 1000, "tables": 500, "commands": 40, "writer": 60}  # others: 200
 
 
 @pytest.fixture(autouse=True)
