@@ -80,12 +80,21 @@ class _Sums:
             return None
         squares = given["squares"] / given["calls"]  # inputs of all calls are added up already
         if self.layer.is_table:  # its rows are words: how often each occurs; its columns are outputs
-            return Curvature(squares[None], given["counts"])
+            return Curvature(squares[None], expected_counts(self._given["counts"]) / batches)
         hessian = given["gram"]
         if "gram of means" in given:
             coherence = float(given["coherent"] / given["incoherent"].clamp(min=1e-300))
             hessian = hessian + max(coherence - 1, 0.0) * given["gram of means"]
         return Curvature(hessian, squares)
+
+
+def expected_counts(counts: Tensor) -> Tensor:
+    """Return how often each word is to be expected in data like those that it was counted in, float64[words].
+
+    Good and Turing: words that have not occurred will occur as often, all together, as those did that occurred once.
+    """
+    never = int((counts == 0).sum())
+    return counts + int((counts == 1).sum()) / never if never else counts
 
 
 def curvatures_of(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from l2fmt.inputs.calibration import CalibrationSet
 from l2fmt.optimize.learning.distillation import Teacher, distance
-from l2fmt.optimize.second_order.curvature import Curvature, measure_curvature
+from l2fmt.optimize.second_order.curvature import Curvature, expected_counts, measure_curvature
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 
 
@@ -151,3 +151,21 @@ def test_calls_that_tell_nothing_are_passed_over() -> None:
     layers = find_layers(model, ["named.weight", "single.weight", "usual.weight"])
     found = measure_curvature(Teacher(model, ()), list(layers.values()), CalibrationSet.of(drawn(20, 3)), 10)
     assert list(found) == ["usual.weight"]
+
+
+def test_words_that_did_not_occur_are_expected_as_often_as_others_occurred_once() -> None:
+    """Words drawn from Zipf's law: half of the data says how often the words it lacks occur in the other half."""
+    words = 3000
+    shares = 1 / torch.arange(1, words + 1, dtype=torch.float64)
+    drawn_words = torch.multinomial(shares, 20_000, replacement=True, generator=torch.Generator().manual_seed(5))
+    seen, later = (torch.bincount(half, minlength=words) for half in drawn_words.chunk(2))
+    expected = expected_counts(seen)
+    never = seen == 0
+    assert never.sum() > 500
+    assert float(expected[never].sum()) == pytest.approx(float(later[never].sum()), rel=0.1)
+    assert torch.equal(expected.argsort(stable=True), seen.argsort(stable=True))
+
+
+@pytest.mark.parametrize("counts", [[3, 1, 2], [0, 4, 0], [0, 0]])
+def test_counts_that_say_nothing_of_other_words_stay(counts: list[int]) -> None:
+    assert expected_counts(torch.tensor(counts)).tolist() == counts
