@@ -99,6 +99,18 @@ def improvements(choice: Choice) -> list[Run]:
     return choice.variants((20,), undone)
 
 
+def ingredients(choice: Choice) -> list[Run]:
+    """Return obs from error feedback with one step for all weights, then with one thing more each time, to best."""
+    plain: dict[str, Any] = {"step_exponent": 0.0, "rate_weight": 0.0, "passes": 0, "blocks": False}
+    added = {"steps by curvature": "step_exponent", "rate in rounding": "rate_weight", "descent": "passes"}
+    variants = {"plain": dict(plain)}
+    for tag, setting in added.items():
+        del plain[setting]
+        variants[tag] = dict(plain)
+    variants["outputs of blocks"] = {}
+    return choice.variants((12, 15, 20), variants, "obs") + choice.rows((12, 15, 20), ("best",), tag="training")
+
+
 def norms(choice: Choice) -> list[Run]:
     """Return pnmq without data, tuned in five norms, from 6x to 12x (PNMQ's supplement, Table C.1)."""
     return choice.variants((6, 8, 10, 12), {f"L{m}": {"norm": m} for m in (1, 2, 4, 6, 8)}, "pnmq", calibration_count=0)
@@ -134,6 +146,7 @@ STUDIES = {
     "calibration-size": Study("number of calibration samples", calibration_size),
     "no-weights": Study("with and without training of weights and vectors", no_weights),
     "improvements": Study("what each difference from the publication is worth", improvements),
+    "ingredients": Study("what each ingredient of obs and best is worth", ingredients),
     "norms": Study("norms that the grids of pnmq are tuned in", norms),
     "channels": Study("grids of pnmq for tensors and for their rows", channels),
     "rounding": Study("rounding to the nearest value of pnmq's grids, and as published", rounding),

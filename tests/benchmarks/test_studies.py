@@ -2,6 +2,7 @@
 
 import io
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,15 @@ def test_studies_of_pnmq(study, setting):
     values = [run.options.get(setting, get_method("pnmq").settings[setting]) for run in runs]
     assert len(set(values)) == len(values) > 1
     assert [run.tag for run in runs_of("norms", ratios=(10.0,))] == ["L1", "L2", "L4", "L6", "L8"]
+
+
+def test_each_ingredient_is_added_to_those_before():
+    runs = runs_of("ingredients", ratios=(15.0,))
+    assert [run.method for run in runs] == ["obs"] * 5 + ["best"]
+    default = get_method("obs").settings
+    undone = [{name for name, value in run.options.items() if default[name] != value} for run in runs[:5]]
+    assert all(len(left) == len(before) - 1 and left < before for before, left in pairwise(undone))
+    assert not undone[-1]
 
 
 def test_curve_and_phases():
