@@ -56,7 +56,7 @@ def entry_point(module: str, name: str, argument_types: Sequence[str]) -> Entry:
 
 def cache_problem() -> str | None:
     """Return why machine code cannot be kept for later processes, None if it can; makes its folder."""
-    return _Cache().prepare()
+    return _cache().prepare()
 
 
 def cache_folder() -> Path:
@@ -74,20 +74,20 @@ class _Code:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._cache: _Cache | None = None
+        self._cache: Cache | None = None
 
     def entry_point(self, module: str, name: str, argument_types: Sequence[str]) -> Entry:
         symbol = ".".join((module, name, *argument_types))
         with self._lock:
             if symbol not in self._entries:
-                self._cache = cache = self._cache or _Cache()
+                self._cache = cache = self._cache or _cache()
                 code = cache.read(symbol)
                 if code is None:
                     code = self._compile(module, name, argument_types, symbol, cache)
                 self._entries[symbol] = _load(code, symbol)
             return self._entries[symbol]
 
-    def _compile(self, module: str, name: str, argument_types: Sequence[str], symbol: str, cache: "_Cache") -> bytes:
+    def _compile(self, module: str, name: str, argument_types: Sequence[str], symbol: str, cache: "Cache") -> bytes:
         problem = cache.prepare()
         if announcing and not compiled and sys.stderr is not None:
             how = "once (some 10 s in all); `l2fmt warmup` does it beforehand"
@@ -120,18 +120,22 @@ def _load(code: bytes, symbol: str) -> Entry:
     return entry
 
 
-class _Cache:
-    """The files for one processor and one version of the source and of what compiles it.
+def _cache() -> "Cache":
+    sources = [path.read_bytes() for path in sorted(_KERNELS.glob("*.py"))]
+    return Cache("kernels", b"\n".join([_environment().encode(), *sources]) if sources else b"")
+
+
+class Cache:
+    """The files for one processor and one version of the source and of what compiles it: all that `key` is made of.
 
     They are in a folder of their own, whose time of change is that of its last use: folders that nothing uses any
     more, as after an update, are removed when a new one is made. What another process still reads it has in memory.
     """
 
-    def __init__(self) -> None:
-        sources = [path.read_bytes() for path in sorted(_KERNELS.glob("*.py"))]
-        self._key = b"\n".join([_environment().encode(), *sources])
-        self._folder = cache_folder() / "kernels" / sha256(self._key).hexdigest()[:_KEY_DIGITS]
-        self._complete = bool(sources)  # not if the package is in an archive, say
+    def __init__(self, kind: str, key: bytes) -> None:
+        self._key = key
+        self._folder = cache_folder() / kind / sha256(key).hexdigest()[:_KEY_DIGITS]
+        self._complete = bool(key)  # not if the package is in an archive, say
         with suppress(OSError):
             os.utime(self._folder)
 

@@ -68,13 +68,6 @@ def check_states(states: np.ndarray) -> None:
         raise CorruptStreamError(f"the state of lane {int(states.argmin())} is {int(states.min())}, below 2**16")
 
 
-def check_read(states: np.ndarray, words: np.ndarray, read: int) -> None:
-    """Raise CorruptStreamError unless a kernel that returned `read` has found a block to be whole."""
-    if read < 0:
-        raise CorruptStreamError(_TOO_SHORT)
-    check_end(states, words.size - read)
-
-
 def check_end(states: np.ndarray, words_left: int) -> None:
     """Raise CorruptStreamError unless all lanes are back in their initial state and all words are read."""
     if words_left:

@@ -1,17 +1,18 @@
 """A stream to be decoded part by part, in any order and by several threads, to symbols or to what they stand for."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from l2codec import blocks, huffman, range_coder, rans, raw
 from l2codec._arguments import Buffer, check_arguments, check_data, check_out
+from l2codec.blocks import kernel_input
 from l2codec.compiled import Kernel
 from l2codec.errors import CodecError, CorruptStreamError
 from l2codec.model import NO_VECTORS, ClassMap, simplified
 from l2codec.registry import coder_name
+from l2codec.search import NONE as _NO_SEARCH
 from l2codec.tables import TableSet
 from l2codec.values import Values
 
@@ -19,19 +20,19 @@ BLOCK_CODERS: dict[str, blocks.BlockCoder] = {"rans": rans, "range": range_coder
 
 _rans_symbols = Kernel("block_decode", "rans_symbols")
 _rans_values = Kernel("block_decode", "rans_values")
-_rans_symbols_of_two = Kernel("block_decode", "rans_symbols_of_two")
-_rans_values_of_two = Kernel("block_decode", "rans_values_of_two")
 
 MOST_LANES = 32
-_STEP = 1 << 14  # symbols that a kernel decodes before it writes their values: they and their classes stay in L1 and L2
+_TOGETHER = 4  # blocks of rANS that a kernel decodes at once
+_PART = 1 << 18  # symbols that are worth a call of it
+_STEP = 1 << 14  # symbols of each that it decodes before it writes their values: they and their classes stay in L2
 
 
 class Stream:
     """A stream whose arguments have been checked; arguments and errors are those of `l2codec.decode`.
 
     `count` symbols below `alphabet` are decoded in parts of `part_size`, a power of two. A part is a block (`raw`: a
-    slice); or two blocks of rANS, where decoding them together is faster. Threads may decode parts at once; if one of
-    them fails, the whole stream has.
+    slice); or, where rANS has several, four blocks that are decoded together, or more if they are small. Threads may
+    decode parts at once; if one of them fails, the whole stream has.
     """
 
     def __init__(
@@ -60,7 +61,11 @@ class Stream:
         self._classes = simplified(classes)
         self.alphabet, self._block_size = tables.alphabet, 1 << block_bits
         self._bounds = blocks.boundaries(self._data, count, block_bits)
-        self.part_size = self._block_size << self._is_decoded_in_pairs()
+        self.part_size = self._block_size
+        if self._name == "rans":
+            self._words = kernel_input(self._data[: self._data.size // 2 * 2].view("<u2"), np.uint16)
+            if count > self._block_size:
+                self.part_size = max(_TOGETHER * self._block_size, _PART)
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
@@ -79,10 +84,8 @@ class Stream:
         if self._name == "raw":
             for start, symbols in self._raw(span):
                 out[start : start + symbols.size] = symbols
-        elif len(pieces := self._pieces(span)) == 2:
-            self._decode_two(pieces, _rans_symbols_of_two, [out[piece] for piece in pieces])
-        elif self._name == "rans" and isinstance(self._classes, ClassMap):
-            self._decode_rans(span, _rans_symbols, [out[span]])
+        elif self._name == "rans":
+            self._decode_run(span, _rans_symbols, [np.empty(_TOGETHER * self._step, self.dtype), out[span]])
         else:
             self._decode_block(span, out[span])
 
@@ -103,20 +106,8 @@ class Stream:
             self._decode_block(span, symbols)
             values.write(symbols, span.start, likely)
             return
-        pieces = self._pieces(span)
-        # Two blocks get half of it each: a whole block, or a multiple of all lanes.
-        longest = pieces[0].stop - pieces[0].start
-        symbols = np.empty(min(_STEP, len(pieces) * longest), self.dtype)
-        arguments = [symbols, *values.kernel_arguments(likely), *(values.out[piece] for piece in pieces)]
-        if len(pieces) == 2:
-            self._decode_two(pieces, _rans_values_of_two, [span.start, *arguments])
-        else:
-            self._decode_rans(span, _rans_values, arguments)
-
-    def _is_decoded_in_pairs(self) -> bool:
-        """Whether two blocks at once are faster: with one table in the nearest cache, and vectors for all lanes."""
-        one_table = not isinstance(self._classes, ClassMap) and self._tables.rans_slots.ndim == 1
-        return self._name == "rans" and one_table and self._lanes == MOST_LANES and self.count > self._block_size
+        symbols = np.empty(_TOGETHER * self._step, self.dtype)
+        self._decode_run(span, _rans_values, [symbols, *values.kernel_arguments(likely), values.out[span]])
 
     def _span(self, number: int) -> slice:
         if number not in self.parts:
@@ -124,58 +115,44 @@ class Stream:
         start = number * self.part_size
         return slice(start, min(start + self.part_size, self.count))
 
-    def _pieces(self, span: slice) -> list[slice]:
-        """Return the symbols of each block of a part."""
-        starts = range(span.start, span.stop, self._block_size)
-        return [slice(start, min(start + self._block_size, span.stop)) for start in starts]
-
     def _raw(self, span: slice) -> Iterator[tuple[int, np.ndarray]]:
         data = self._data[span.start * self._width // 8 : (span.stop * self._width + 7) // 8]
         for start, symbols in raw.iter_decode(data, span.stop - span.start, self._width):
             yield span.start + start, symbols
 
     def _decode_block(self, span: slice, out: np.ndarray) -> None:
-        classes = self._classes
+        number, classes = span.start // self._block_size, self._classes
         if isinstance(classes, ClassMap):
             classes = classes.slice(span.start, span.stop)
-        with self._block(span) as block:
+        block = self._data[self._bounds[number] : self._bounds[number + 1]]
+        try:
             BLOCK_CODERS[self._name].decode_block(block, self._tables, classes, self._lanes, out)
+        except CorruptStreamError as error:
+            raise CorruptStreamError(f"block {number}: {error}") from None
 
-    def _decode_rans(self, span: slice, kernel: Kernel, arguments: list[Any]) -> None:
-        """Decode a block in one call of a kernel that takes what rANS needs, what classes need, and `arguments`."""
-        classes, tables = self._classes, self._tables
-        lookup, scratch, vectors = tables.rans_slots, np.empty(min(_STEP, self.count), np.uint8), NO_VECTORS
+    @property
+    def _step(self) -> int:
+        return min(_STEP, self._block_size, self.count)
+
+    def _decode_run(self, span: slice, kernel: Kernel, arguments: list[Any]) -> None:
+        """Decode blocks in one call of a kernel that takes what rANS needs, what classes need, and `arguments`."""
+        classes, tables, size = self._classes, self._tables, self._block_size
+        lookup, vectors, several = tables.rans_slots, NO_VECTORS, isinstance(classes, ClassMap)
         if isinstance(classes, ClassMap):
             vectors = classes.kernel_arguments
         else:
-            lookup, scratch = blocks.select(lookup, len(tables), classes)
-        with self._block(span) as block:
-            states, words = rans.split_block(block, self._lanes)
-            bits = tables.probability_bits
-            read: Any = kernel(words, states, lookup, bits, span.start, *vectors, scratch, *arguments)
-            rans.check_read(states, words, read)
+            lookup, _ = blocks.select(lookup, len(tables), classes)
+        first, search = span.start // size, tables.search if several else _NO_SEARCH
+        bounds = self._bounds[first : -(-span.stop // size) + 1]
+        states, at = np.empty((_TOGETHER, self._lanes), np.uint32), np.empty((4, _TOGETHER), np.int64)
+        scratch = np.empty((_TOGETHER, self._step if several else 0), np.uint8)
+        stream = (self._words, bounds, lookup, search, tables.probability_bits, span.start, min(size, self.count))
+        if not kernel(*stream, *vectors, states, at, scratch, *arguments):
+            self._raise_error(span)
 
-    def _decode_two(self, spans: list[slice], kernel: Kernel, arguments: list[Any]) -> None:
-        """Decode two blocks of one table in one call of a kernel that takes what rANS needs, and `arguments`."""
-        tables, inputs, ends = self._tables, [], np.empty(2, np.int64)
-        assert not isinstance(self._classes, ClassMap)  # else parts are single blocks
-        for span in spans:
-            with self._block(span) as block:
-                inputs.append(rans.split_block(block, self._lanes))
-        (states, words), (states2, words2) = inputs
-        lookup, no_classes = blocks.select(tables.rans_slots, len(tables), self._classes)
-        kernel(words, states, words2, states2, lookup, no_classes, tables.probability_bits, *arguments, ends)
-        found = zip(spans, inputs, ends.tolist(), strict=True)
-        # A block whose words end too soon comes first: the kernel may have left the other one unfinished.
-        for span, (states, words), read in sorted(found, key=lambda block: block[2] >= 0):
-            with self._block(span):
-                rans.check_read(states, words, read)
-
-    @contextmanager
-    def _block(self, span: slice) -> Iterator[np.ndarray]:
-        """Give the bytes of the block of these symbols; what is found wrong with it gets its number."""
-        number = span.start // self._block_size
-        try:
-            yield self._data[self._bounds[number] : self._bounds[number + 1]]
-        except CorruptStreamError as error:
-            raise CorruptStreamError(f"block {number}: {error}") from None
+    def _raise_error(self, span: slice) -> None:
+        """Decode blocks, one of which is corrupt, one after the other, to find the first and what is wrong with it."""
+        for start in range(span.start, span.stop, self._block_size):
+            piece = slice(start, min(start + self._block_size, span.stop))
+            self._decode_block(piece, np.empty(piece.stop - piece.start, self.dtype))
+        raise CorruptStreamError(f"a block before symbol {span.start} has an odd number of bytes")

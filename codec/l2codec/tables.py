@@ -9,6 +9,7 @@ import numpy.typing as npt
 from l2codec import _quantize, _table_bytes
 from l2codec.compiled import Kernel
 from l2codec.errors import CodecError
+from l2codec.search import search_tables
 
 _fill_slots = Kernel("tables", "fill_slots")
 
@@ -184,6 +185,11 @@ class TableSet:
         wide[:, size::2] = np.cumsum(counts, axis=1, dtype=np.uint16) - counts
         wide[:, size + 1 :: 2] = counts
         return wide
+
+    @cached_property
+    def search(self) -> np.ndarray:
+        """For rANS with several tables: what `l2codec.search` makes of them, uint16, empty if look-ups are faster."""
+        return search_tables(self._counts, self.probability_bits, self.origin)
 
     @cached_property
     def leaders(self) -> np.ndarray:

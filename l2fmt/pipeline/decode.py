@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from l2fmt.container.reader import GroupBytes, Reader
 from l2fmt.errors import CorruptFileError
 from l2fmt.pipeline.classes import class_maps
 from l2fmt.pipeline.dequantize import field_values, quantized_values
+
+S = TypeVar("S", bound=Stream)
 
 _CODER_NAMES = {number: name for name, number in _registry.CODERS.items()}
 _RAW = _registry.CODERS["raw"]
@@ -37,7 +40,7 @@ def decode_group(
     error means nothing.
     """
     group = reader.index.groups[number]
-    _check_limits(reader, group)
+    check_limits(reader, group)
     if outs is None:
         outs = [np.empty(t.size * group.dtype.words, group.dtype.word) for t in group.tensors]
     run([partial(open_group, reader, number, outs)], threads)
@@ -51,12 +54,12 @@ def open_group(reader: Reader, number: int, outs: Sequence[np.ndarray]) -> tuple
     Arguments and errors are those of `decode_group`.
     """
     group = reader.index.groups[number]
-    _check_limits(reader, group)
+    check_limits(reader, group)
     data = reader.read_group(number)
     whole = outs[0] if len(outs) == 1 else np.empty(group.symbols, group.dtype.word)
     try:
-        streams = _streams(reader, group, data)
-        values = _values(reader, group, data, whole)
+        streams = coded_streams(reader, group, data, Stream)
+        values = coded_values(reader, group, data, whole)
     except CodecError as error:
         raise CorruptFileError(f"{group.label}: {error}") from error
     size = max(stream.part_size for stream in streams)  # each a power of two: steps are whole parts of all streams
@@ -65,24 +68,26 @@ def open_group(reader: Reader, number: int, outs: Sequence[np.ndarray]) -> tuple
     return steps, partial(_distribute, whole, outs)
 
 
-def _check_limits(reader: Reader, group: Group) -> None:
+def check_limits(reader: Reader, group: Group) -> None:
+    """Raise LimitExceededError if the reader must not decode a group."""
     reader.limits.check("max_tensor_bytes", max(t.nbytes for t in group.tensors), f"bytes of {group.label}")
     reader.limits.check("max_decoded_bytes", group.nbytes, f"decoded bytes of {group.label}")
 
 
-def _streams(reader: Reader, group: Group, data: GroupBytes) -> list[Stream]:
+def coded_streams(reader: Reader, group: Group, data: GroupBytes, kind: type[S]) -> list[S]:
+    """Return the streams of a group; raises CodecError for one that is corrupt."""
     result = []
     for stream, part, classes in zip(group.streams, data.streams, class_maps(reader, group, data), strict=True):
         if stream.coder == _RAW:
-            result.append(Stream("raw", part, group.symbols, width=stream.width))
+            result.append(kind("raw", part, group.symbols, width=stream.width))
             continue
         layout = {"lanes": 1 << stream.lane_bits, "block_bits": stream.block_bits}
         tables = reader.table_sets[stream.table_set]
-        result.append(Stream(_CODER_NAMES[stream.coder], part, group.symbols, tables, classes, **layout))
+        result.append(kind(_CODER_NAMES[stream.coder], part, group.symbols, tables, classes, **layout))
     return result
 
 
-def _values(reader: Reader, group: Group, data: GroupBytes, words: np.ndarray) -> list[Values]:
+def coded_values(reader: Reader, group: Group, data: GroupBytes, words: np.ndarray) -> list[Values]:
     """Return what the symbols of each stream stand for."""
     if group.transform == _BITS:
         return field_values(group, words)

@@ -34,7 +34,8 @@ path, rng = sys.argv[1], np.random.default_rng(0)
 def use():
     for threads in (1, 2):
         l2fmt.load_file(path, threads=threads)
-    for command in (["verify", path], ["inspect", path], ["bench", path, "-r", "1"]):
+    points = ["index", path, "--interval", "512", "-q"]
+    for command in (points, ["verify", path], ["inspect", path], ["bench", path, "-r", "1"]):
         main(command, standalone_mode=False)
 
 def quantized(spread, dtype, *shape):

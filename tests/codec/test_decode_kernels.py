@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2codec import ClassMap, FrequencyTable, TableSet
+from l2codec import ClassMap, CorruptStreamError, FrequencyTable, TableSet, encode, rans
+from l2codec.blocks import boundaries, select
 from l2codec.compiled import Kernel
+from l2codec.model import NO_VECTORS
+from l2codec.search import NONE
 
 SYMBOLS, VALUES = Kernel("block_decode", "rans_symbols"), Kernel("block_decode", "rans_values")
-SYMBOLS_OF_TWO, VALUES_OF_TWO = (Kernel("block_decode", f"rans_{of}_of_two") for of in ("symbols", "values"))
-DECODE, WRITE = Kernel("rans_plain", "rans_decode_plain"), Kernel("values", "write_values")
-UNPACK = Kernel("raw", "unpack_symbols")
+WRITE, UNPACK = Kernel("values", "write_values"), Kernel("raw", "unpack_symbols")
 NO_FLOATS = np.empty(0, np.float32)
-SCRATCH = 64  # symbols at a time, so that short blocks take several steps
+BLOCK, STEP = 256, 64  # symbols of a block, which takes several steps
 
 
 class Canaries:
@@ -64,91 +65,73 @@ def random_map(rng: np.random.Generator, n_tables: int) -> tuple[ClassMap, np.nd
     return ClassMap(shape, n_tables, base, row, column, position), np.clip(sums.ravel(), 0, n_tables - 1)
 
 
-def check_blocks(seeds: range) -> int:
-    """Decode blocks of any words and states; return how many ended in time."""
-    ended = 0
+def check_runs(seeds: range) -> int:
+    """Decode runs of blocks, some of which hold any words and states or have any length; return how many are whole."""
+    n_whole = 0
     for seed in seeds:
         rng = np.random.default_rng(seed)
         tables = random_tables(rng, n_tables := int(rng.integers(1, 6)))
         classes, of_symbols = random_map(rng, n_tables)
-        start = int(rng.integers(classes.size))
-        count = classes.size - start
-        states = rng.integers(0, 1 << 32, int(rng.choice([1, 2, 4, 8, 16, 32]))).astype(np.uint32)
-        words = rng.integers(0, 1 << 16, int(rng.integers(0, count + 2))).astype(np.uint16)
-        part = of_symbols[start:].astype(np.uint8)
-        expected, after = np.zeros(count, np.uint8), states.copy()
-        end = DECODE(words, 0, after, tables.rans_slots, part, tables.probability_bits, expected)
-        slots = tables.rans_slots
-
-        place = Canaries()
-        given = [place(array) for array in (words, states, slots)]
-        vectors = [place(array) for array in classes.kernel_arguments]
-        scratch, out = place(np.zeros(SCRATCH, np.uint8)), place(np.zeros(count, np.uint8))
-        assert SYMBOLS(*given, tables.probability_bits, start, *vectors, scratch, out) == end
-        assert place.alive()
-
-        place = Canaries()
-        given = [place(array) for array in (words, states, slots)]
-        vectors = [place(array) for array in classes.kernel_arguments]
+        if one := not rng.integers(3):
+            of_symbols = np.full(classes.size, classes.base)
+        allowed = [np.flatnonzero(table.counts) for table in tables.tables]
+        symbols = np.array([rng.choice(allowed[number]) for number in of_symbols], np.uint8)
+        lanes, start = int(rng.choice([1, 8, 32, 32, 32])), int(rng.integers(-(-symbols.size // BLOCK))) * BLOCK
+        model = (tables, classes.base if one else classes)
+        data = np.frombuffer(encode("rans", symbols, *model, lanes=lanes, block_bits=8), np.uint8).copy()
+        bounds = boundaries(data, symbols.size, 8)[start // BLOCK :].copy()
+        damage = int(rng.integers(6))
+        if damage == 0:
+            data[bounds[0] :] = rng.integers(0, 256, data.size - bounds[0])
+        elif damage == 1:
+            data[rng.integers(bounds[0], data.size)] ^= 1 << rng.integers(8)
+        elif damage == 2:
+            bounds[rng.integers(bounds.size)] += rng.integers(-9, 10)
+            bounds = np.clip(bounds, 0, data.size)
+        whole = is_whole(data, bounds, model, lanes, symbols[start:], of_symbols[start:])
+        n_whole += whole
         book = rng.integers(0, 1 << 32, max(tables.alphabet, 64)).astype(np.uint32)
-        layout = np.array([count, 1, 0, 0, 0, rng.integers(0, book.size - 63)])
-        written = place(np.zeros(count, np.uint32))
-        scratches = [place(np.zeros(SCRATCH, np.uint8)) for _ in range(2)]
-        of_values = [place(array) for array in (layout, book, NO_FLOATS, NO_FLOATS, NO_FLOATS)]
-        assert VALUES(*given, tables.probability_bits, start, *vectors, *scratches, *of_values, written) == end
-        assert place.alive()
-        if end >= 0:
-            ended += 1
-            assert out.tolist() == expected.tolist()
-            assert written.tolist() == book[expected].tolist()
-    return ended
-
-
-def check_pairs(seeds: range) -> int:
-    """Decode pairs of blocks of any words and states; return in how many both ended in time."""
-    ended = 0
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        tables = random_tables(rng, 1)
-        slots, none, bits = tables.rans_slots, np.empty(0, np.uint8), tables.probability_bits
-        count = int(rng.integers(1, 500))
-        counts, lanes = (count, int(rng.integers(1, count + 1))), rng.choice([8, 32], 2)
-        blocks = [
-            (
-                rng.integers(0, 1 << 16, int(rng.integers(0, n + 40)), np.uint16),
-                rng.integers(1 << 16, 1 << 32, m, np.uint32),
-            )
-            for n, m in zip(counts, lanes, strict=True)
-        ]
-        expected = [np.zeros(n, np.uint8) for n in counts]
-        ends = [
-            DECODE(words, 0, states.copy(), slots, none, bits, out)
-            for (words, states), out in zip(blocks, expected, strict=True)
-        ]
-        book = rng.integers(0, 1 << 32, max(tables.alphabet, 64), np.uint32)
-        layout = np.array([sum(counts), 1, 0, 0, 0, rng.integers(0, book.size - 63)])
-        of_values = (layout, book, NO_FLOATS, NO_FLOATS, NO_FLOATS)
-        scratch = np.zeros(2 * SCRATCH, np.uint8)
-        for kernel, arguments, dtype in (
-            (SYMBOLS_OF_TWO, (), np.uint8),
-            (VALUES_OF_TWO, (0, scratch, *of_values), np.uint32),
+        layout = np.array([symbols.size, 1, 0, 0, 0, rng.integers(0, book.size - 63)])
+        for kernel, of_values, dtype in (
+            (SYMBOLS, (), np.uint8),
+            (VALUES, (layout, book, NO_FLOATS, NO_FLOATS, NO_FLOATS), np.uint32),
         ):
             place = Canaries()
-            inputs = [place(array) for block in blocks for array in block]
-            outs = [place(np.zeros(n, dtype)) for n in counts]
-            found = place(np.zeros(2, np.int64))
-            others = [place(a) if isinstance(a, np.ndarray) else a for a in arguments]
-            kernel(*inputs, place(slots), none, bits, *others, *outs, found)
+            slots = tables.rans_slots if not one else select(tables.rans_slots, n_tables, classes.base)[0]
+            words = place(data[: data.size // 2 * 2].view(np.uint16))
+            stream = (place(bounds), place(slots), place(NONE if one else tables.search), tables.probability_bits)
+            vectors = [place(array) for array in (NO_VECTORS if one else classes.kernel_arguments)]
+            scratch = [np.zeros((4, lanes), np.uint32), np.zeros((4, 4), np.int64)]
+            scratch += [np.zeros((4, 0 if one else STEP), np.uint8), np.zeros(4 * STEP, np.uint8)]
+            out = place(np.zeros(symbols.size - start, dtype))
+            others = [place(array) for array in (*scratch, *of_values)]
+            assert bool(kernel(words, *stream, start, BLOCK, *vectors, *others, out)) == whole
             assert place.alive()
-            assert [end < 0 for end in found] == [end < 0 for end in ends] or (
-                kernel is VALUES_OF_TWO and min(ends) < 0
-            )
-            if min(ends) >= 0:
-                assert found.tolist() == ends
-                for out, symbols in zip(outs, expected, strict=True):
-                    assert out.tolist() == (book[symbols] if dtype == np.uint32 else symbols).tolist()
-        ended += min(ends) >= 0
-    return ended
+            if whole:
+                assert out.tolist() == (book[symbols[start:]] if of_values else symbols[start:]).tolist()
+    return n_whole
+
+
+def is_whole(
+    data: np.ndarray,
+    bounds: np.ndarray,
+    model: tuple[TableSet, ClassMap | int],
+    lanes: int,
+    symbols: np.ndarray,
+    classes: np.ndarray,
+) -> bool:
+    """Return whether all blocks of a run decode, one after the other, and begin with a whole word."""
+    tables, _ = model
+    try:
+        for number in range(bounds.size - 1):
+            if bounds[number] % 2 or bounds[number + 1] < bounds[number]:
+                return False
+            part = slice(number * BLOCK, (number + 1) * BLOCK)
+            block, out = data[bounds[number] : bounds[number + 1]], np.zeros(symbols[part].size, np.uint8)
+            rans.decode_block(block, tables, classes[part].astype(np.uint8), lanes, out)
+    except CorruptStreamError:
+        return False
+    return True
 
 
 def check_scales(seeds: range) -> None:
@@ -189,12 +172,8 @@ def check_raw(seeds: range) -> None:
         assert place.alive()
 
 
-def test_blocks_of_any_bytes() -> None:
-    assert 10 < check_blocks(range(150)) < 140
-
-
-def test_pairs_of_blocks_of_any_bytes() -> None:
-    assert 10 < check_pairs(range(150)) < 140
+def test_runs_of_blocks_of_any_bytes() -> None:
+    assert 30 < check_runs(range(150)) < 120
 
 
 def test_scales_of_any_layout() -> None:
@@ -210,10 +189,7 @@ def test_every_index_is_checked() -> None:
         pytest.skip("this is the process that checks")
     # What is built from vectors has no indices that could be checked: the plain form of the decoder does.
     environ = os.environ | {"NUMBA_BOUNDSCHECK": "1", "L2FMT_KERNEL": "plain"}
-    code = (
-        "from test_decode_kernels import *\n"
-        "check_blocks(range(150)), check_pairs(range(150)), check_scales(range(150)), check_raw(range(160))"
-    )
+    code = "from test_decode_kernels import *\ncheck_runs(range(150)), check_scales(range(150)), check_raw(range(160))"
     folder = Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -77,7 +77,7 @@ def test_the_kernel_is_of_the_form(monkeypatch: pytest.MonkeyPatch, form: str) -
     spec.loader.exec_module(chosen)
     module = import_module("l2codec.kernels.rans_plain" if form == "plain" else "l2codec.kernels.vector_decode")
     assert chosen.rans_decode is getattr(module, f"rans_decode_{form}")
-    assert chosen.rans_decode_two is getattr(module, f"rans_decode_two_{form}")
+    assert chosen.rans_decode_four is getattr(module, f"rans_decode_four_{form}")
 
 
 def test_an_unknown_form_is_an_error_when_it_is_used_not_before() -> None:

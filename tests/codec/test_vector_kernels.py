@@ -16,10 +16,11 @@ from l2codec import FrequencyTable, TableSet, encode, processor
 from l2codec.blocks import select, symbol_dtype
 from l2codec.compiled import Kernel
 from l2codec.rans import split_block
+from l2codec.search import NONE
 
-PLAIN, PLAIN_TWO = (Kernel("rans_plain", name) for name in ("rans_decode_plain", "rans_decode_two_plain"))
+PLAIN, PLAIN_FOUR = (Kernel("rans_plain", name) for name in ("rans_decode_plain", "rans_decode_four_plain"))
 FORMS = {
-    form: (Kernel("vector_decode", f"rans_decode_{form}"), Kernel("vector_decode", f"rans_decode_two_{form}"))
+    form: (Kernel("vector_decode", f"rans_decode_{form}"), Kernel("vector_decode", f"rans_decode_four_{form}"))
     for form in ("avx512", "avx2")
 }
 LANES = (1, 2, 4, 8, 16, 32)
@@ -32,7 +33,7 @@ Placed = Callable[[np.ndarray], np.ndarray]
 
 @pytest.fixture(params=FORMS)
 def kernels(request: pytest.FixtureRequest) -> tuple[Kernel, Kernel]:
-    """`rans_decode` and `rans_decode_two` of each form that this processor can run."""
+    """`rans_decode` and `rans_decode_four` of each form that this processor can run."""
     if missing := processor.missing(request.param):
         pytest.skip(f"{request.param} needs {', '.join(missing)}")
     return FORMS[request.param]
@@ -60,13 +61,26 @@ class Stream:
         return end, self.states.tolist(), self.out.tolist()
 
 
-def decoded_two(kernel: Kernel, first: Stream, second: Stream) -> list[tuple]:
-    """Return what `Stream.decoded` does, for two streams of one table that are decoded at once."""
-    ends = np.zeros(2, np.int64)
-    parts = [(s.words, s.position, s.states, s.out) for s in (first, second)]
-    kernel(*parts[0], *parts[1], first.slots, first.classes, first.bits, ends)
-    streams = zip(ends.tolist(), (first, second), strict=True)
-    return [(end, stream.states.tolist(), stream.out.tolist()) for end, stream in streams]
+@dataclass
+class Four:
+    """The arguments of a kernel for four streams, of which some may be shorter."""
+
+    words: np.ndarray
+    at: np.ndarray
+    states: np.ndarray
+    slots: np.ndarray
+    search: np.ndarray
+    classes: np.ndarray
+    bits: int
+    out: np.ndarray
+
+    def decoded(self, kernel: Kernel, place: Placed) -> tuple:
+        """Return all that decoding changes."""
+        given = (self.words, self.at, self.states, self.slots, self.search, self.classes)
+        words, at, states, slots, search, classes = map(place, given)
+        out = place(self.out)
+        kernel(words, at, states, slots, search, classes, self.bits, out)
+        return at.tolist(), states.tolist(), out.tolist()
 
 
 def random_tables(rng: np.random.Generator, alphabet: int, bits: int, n_tables: int) -> TableSet:
@@ -85,6 +99,50 @@ def random_stream(rng: np.random.Generator, tables: TableSet, lanes: int, classe
     slots, which = select(tables.rans_slots if rng.integers(4) else tables.wide_slots, len(tables), which)
     out = np.zeros(count, symbol_dtype(tables.alphabet))
     return Stream(words, states, slots, which, tables.probability_bits, out, int(rng.integers(0, n_words + 1)) // 2)
+
+
+def four_streams(seed: int) -> Four:
+    """Return four streams of which each may hold anything, and which lie in `words` and `out` one after the other."""
+    rng = np.random.default_rng(seed)
+    tables = FEW[seed % len(FEW)]()
+    lanes = 32 if seed % 5 else int(rng.choice(LANES))
+    several = bool(seed % 3) and len(tables) > 1
+    sizes = rng.integers(500, 900, 4) * rng.choice([0, 1, 1, 1, 1], 4)
+    n_words = np.where(rng.random(4) < 0.6, rng.integers(0, 60, 4), sizes)
+    words = rng.integers(0, rng.choice([2, 1 << 16]), n_words.sum()).astype(np.uint16)
+    word_ends, ends = np.cumsum(n_words), np.cumsum(sizes)
+    at = np.array([word_ends - n_words, word_ends, ends - sizes, ends])
+    states = rng.integers(rng.choice([0, 1 << 16]), 1 << 32, (4, lanes)).astype(np.uint32)
+    classes = rng.integers(0, len(tables), (4, 900 if several else 0)).astype(np.uint8)
+    slots = tables.rans_slots if several else select(tables.rans_slots, len(tables), 0)[0]
+    search = tables.search if several else NONE
+    return Four(words, at, states, slots, search, classes, tables.probability_bits, np.zeros(ends[-1], np.uint8))
+
+
+def peaked_tables(n_tables: int, alphabet: int, bits: int, origin: int) -> TableSet:
+    """Return tables whose likely symbols lie around the origin; in the first no symbol is impossible."""
+    distances = np.abs(np.arange(alphabet) - origin)
+    hists = [np.rint(1e9 * np.exp(-distances / scale)).astype(np.int64) for scale in np.geomspace(0.5, 3, n_tables)]
+    hists[0] += 1
+    return TableSet([FrequencyTable.from_histogram(hist, bits) for hist in hists], origin)
+
+
+def few_symbols() -> TableSet:
+    """Return tables with counts of 0 at both ends of the alphabet and within."""
+    counts = [[0, 4, 0, 250, 2, 0], [256, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 256], [0, 1, 0, 254, 0, 1]]
+    return TableSet([FrequencyTable(row, 8) for row in counts], 3)
+
+
+FEW = [
+    few_symbols,
+    lambda: peaked_tables(1, 31, 12, 15),
+    lambda: peaked_tables(8, 31, 12, 15),
+    lambda: peaked_tables(5, 32, 10, 0),
+    lambda: peaked_tables(16, 169, 12, 56),  # with symbols that are looked up
+    lambda: peaked_tables(9, 256, 12, 20),
+    lambda: peaked_tables(8, 256, 12, 230),
+    lambda: peaked_tables(3, 33, 12, 18),
+]
 
 
 def hostile_streams(count: int) -> Iterator[Stream]:
@@ -166,20 +224,24 @@ def test_hostile_streams_come_out_as_from_the_plain_kernel(kernels) -> None:
     assert 100 < results.count(-1) < len(results) - 100  # both ends are met often
 
 
-def test_two_hostile_streams_come_out_as_each_alone(kernels) -> None:
-    for seed in range(60):
-        rng = np.random.default_rng(seed)
-        tables = random_tables(rng, *((31, 12), (3000, 12))[seed % 2], n_tables=1)
-        lanes, count = ([32, 32], 900) if seed % 5 else (rng.choice(LANES, 2).tolist(), 100)
-        first, second = (
-            random_stream(rng, tables, each, False, count - seed % 3 * at) for at, each in enumerate(lanes)
-        )
-        first.slots = second.slots = tables.rans_slots
-        expected = [stream.placed(copied).decoded(PLAIN) for stream in (first, second)]
-        assert decoded_two(PLAIN_TWO, first.placed(copied), second.placed(copied)) == expected
+def test_four_hostile_streams_come_out_as_each_alone(kernels) -> None:
+    ends = []
+    for seed in range(160):
+        four = four_streams(seed)
+        expected = four.decoded(PLAIN_FOUR, copied)
         canaries = Canaries()
-        assert decoded_two(kernels[1], first.placed(canaries), second.placed(canaries)) == expected
+        assert four.decoded(kernels[1], canaries) == expected, seed
         assert canaries.alive()
+        ends += expected[0][0]
+    assert 100 < ends.count(-1) < len(ends) - 100  # both ends are met often
+
+
+def test_the_search_is_used_where_it_pays() -> None:
+    assert [bool(tables().search.size) for tables in FEW] == [True, False, *[True] * 6]
+    for tables in (peaked_tables(17, 31, 12, 15), peaked_tables(8, 257, 12, 99), peaked_tables(8, 31, 13, 15)):
+        assert not tables.search.size
+    flat = TableSet([FrequencyTable([64] * 64, 12)] * 2, 32)
+    assert not flat.search.size
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected by a call of Linux")
@@ -188,13 +250,9 @@ def test_nothing_beyond_the_arguments_is_touched(kernels, place: Placed) -> None
     for stream in hostile_streams(30):
         guarded_stream = stream.placed(place)
         assert guarded_stream.decoded(kernels[0]) == stream.placed(copied).decoded(PLAIN)
-    for count in (31, 32, 33, 400):
-        rng = np.random.default_rng(count)
-        tables = random_tables(rng, 31, 12, 1)
-        first, second = (random_stream(rng, tables, 32, False, count) for _ in range(2))
-        first.slots = second.slots = tables.rans_slots
-        expected = [stream.placed(copied).decoded(PLAIN) for stream in (first, second)]
-        assert decoded_two(kernels[1], first.placed(place), second.placed(place)) == expected
+    for seed in range(40):
+        four = four_streams(seed)
+        assert four.decoded(kernels[1], place) == four.decoded(PLAIN_FOUR, copied)
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -212,7 +270,8 @@ def test_the_words_end_anywhere(kernels, lanes: int) -> None:
 
 
 def test_the_plain_kernel_passes_checks_of_every_index() -> None:
-    run("[stream.decoded(PLAIN) for stream in hostile_streams(18)]", NUMBA_BOUNDSCHECK="1")
+    script = "[stream.decoded(PLAIN) for stream in hostile_streams(18)]\n"
+    run(script + "[four_streams(seed).decoded(PLAIN_FOUR, copied) for seed in range(8)]", NUMBA_BOUNDSCHECK="1")
 
 
 def test_entries_may_be_gathered_or_loaded_one_by_one(kernels, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """How kernels are compiled, and how one becomes an object file that needs neither Numba nor Python to run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import config, from_dtype, njit, types
+from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.arrayobj import populate_array
 
@@ -35,7 +37,8 @@ def object_file(function: Any, argument_types: Sequence[str], symbol: str) -> by
     if getattr(config, "DISABLE_JIT", False):
         raise KernelError("NUMBA_DISABLE_JIT is set, and the kernels have not been compiled before")
     signature = tuple(_numba_type(name) for name in argument_types)
-    function.compile(signature)
+    with _without_machine_code():
+        function.compile(signature)
     compiled = function.overloads[signature]
     context, description = compiled.target_context, compiled.fndesc
     returned = description.restype
@@ -69,6 +72,26 @@ def object_file(function: Any, argument_types: Sequence[str], symbol: str) -> by
     library.finalize()
     _, _, (code, _) = library.serialize_using_object_code()
     return bytes(code)
+
+
+@contextmanager
+def _without_machine_code() -> Iterator[None]:
+    """Let Numba neither optimize nor finish what it compiles: that is done once, for the object file.
+
+    Else it is done for each function that a kernel calls, with all that this one calls, and takes twice as long.
+    """
+    nothing = {
+        JITCodeLibrary: ("_optimize_final_module", "_finalize_specific"),
+        JITCPUCodegen: ("_add_module", "set_env"),
+    }
+    saved = [(owner, name, getattr(owner, name)) for owner, names in nothing.items() for name in names]
+    try:
+        for owner, name, _ in saved:
+            setattr(owner, name, lambda *_: None)
+        yield
+    finally:
+        for owner, name, method in saved:
+            setattr(owner, name, method)
 
 
 def _numba_type(name: str) -> Any:

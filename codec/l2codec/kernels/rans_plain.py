@@ -76,9 +76,13 @@ def rans_decode_plain(words, position, states, slots, classes, bits, out):
 
 
 @kernel
-def rans_decode_two_plain(
-    words, position, states, out, words2, position2, states2, out2, slots, no_classes, bits, ends
-):  # fmt: skip
-    """Decode two streams of one table; put both results into `ends`, int64[2]."""
-    ends[0] = rans_decode_plain(words, position, states, slots, no_classes, bits, out)
-    ends[1] = rans_decode_plain(words2, position2, states2, slots, no_classes, bits, out2)
+def rans_decode_four_plain(words, at, states, slots, search, classes, bits, out):
+    """Decode four streams, as `rans_decode_plain` does each.
+
+    `at`, int64[4, 4], has for each in `words` the position and the end, of which the first is updated, and in `out`
+    the beginning and the end; `states` and `classes` have a row for each. `search` is not needed here.
+    """
+    for n in range(4):
+        some = out[at[2, n] : at[3, n]]
+        part = classes[n, : min(some.size, classes.shape[1])]
+        at[0, n] = rans_decode_plain(words[: at[1, n]], at[0, n], states[n], slots, part, bits, some)

@@ -39,7 +39,7 @@ class Form(ABC):
         table = b.bitcast(table, I8.as_pointer())
         if self.single_loads:
             return _load_one_by_one(b, b.bitcast(table, ir.IntType(8 * scale).as_pointer()), indices, index_bits)
-        return _call(b, "llvm.x86.avx2.gather.d.d.256", VECTOR, constant(0), table, indices, constant(-1), I8(scale))
+        return call(b, "llvm.x86.avx2.gather.d.d.256", VECTOR, constant(0), table, indices, constant(-1), I8(scale))
 
 
 class Avx512(Form):
@@ -47,7 +47,7 @@ class Avx512(Form):
 
     def spread(self, b: ir.IRBuilder, words: Value, index: Value, mask: Value) -> Value:
         name = f"llvm.x86.avx512.mask.expand.v{WIDTH}i32"
-        return _call(b, name, VECTOR, load(b, words, index), constant(0), mask)
+        return call(b, name, VECTOR, load(b, words, index), constant(0), mask)
 
 
 class Avx2(Form):
@@ -59,7 +59,7 @@ class Avx2(Form):
         table = ir.Constant(ir.ArrayType(I8, len(ranks)), ranks)
         pointer = b.bitcast(cgutils.global_constant(b.module, "ranks", table), I8.as_pointer())
         sources = load(b, pointer, b.mul(b.zext(b.bitcast(mask, I8), I64), I64(WIDTH)))
-        spread = _call(b, "llvm.x86.avx2.permd", VECTOR, load(b, words, index), sources)
+        spread = call(b, "llvm.x86.avx2.permd", VECTOR, load(b, words, index), sources)
         return b.select(mask, spread, constant(0))
 
 
@@ -89,7 +89,7 @@ def store(b: ir.IRBuilder, items: Value, array: Value, index: Value) -> None:
 
 def count(b: ir.IRBuilder, mask: Value) -> Value:
     """Return how many lanes a mask has, i64."""
-    return b.zext(_call(b, f"llvm.ctpop.i{WIDTH}", I8, b.bitcast(mask, I8)), I64)
+    return b.zext(call(b, f"llvm.ctpop.i{WIDTH}", I8, b.bitcast(mask, I8)), I64)
 
 
 def _part(b: ir.IRBuilder, array: Value, index: Value) -> Value:
@@ -110,6 +110,6 @@ def _load_one_by_one(b: ir.IRBuilder, items: Value, indices: Value, index_bits: 
     return result
 
 
-def _call(b: ir.IRBuilder, name: str, result: ir.Type, *arguments: Value) -> Value:
+def call(b: ir.IRBuilder, name: str, result: ir.Type, *arguments: Value) -> Value:
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), arguments)

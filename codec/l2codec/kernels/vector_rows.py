@@ -1,6 +1,7 @@
 """The loop over rows of symbols, one symbol a lane, with the states of all lanes in vector registers."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -24,64 +25,89 @@ class Stream(NamedTuple):
     out: Value
 
 
-def row_decoder(form: Form, lanes: int, n_streams: int, several: bool) -> Any:
-    """Return the intrinsic that decodes rows of `lanes` symbols, of one stream or of several in turns.
+def row_decoder(form: Form, lanes: int, several: bool) -> Any:
+    """Return the intrinsic that decodes rows of `lanes` symbols of a stream.
 
     Its arguments are `slots`, the probability bits, how many rows there are, and a tuple of what makes up a `Stream`,
-    for one after the other; the classes count if `several`. It updates the states and returns (rows decoded, position
-    of each stream). It stops early where a row might take more words than a stream has left, whatever its states are.
+    of which the classes count if `several`. It updates the states and returns (rows decoded, position). It stops early
+    where a row might take more words than the stream has left, whatever its states are.
     """
 
     def decode(typing, slots, bits, n_rows, streams):
-        result = types.UniTuple(types.int64, 1 + n_streams)
-
         def generate(context, builder, signature, arguments):
-            def pointer(kind, value):
-                return (
-                    context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
-                )
-
-            parts = iter(map(pointer, streams, cgutils.unpack_tuple(builder, arguments[3])))
-            each = [Stream(*(next(parts) for _ in Stream._fields)) for _ in range(n_streams)]
             tables = context.make_array(slots)(context, builder, arguments[0])
             stride = builder.extract_value(tables.shape, 1) if slots.ndim == 2 else None
-            loop = _Loop(builder, form, lanes, each, several, tables.data, stride, arguments[1])
+            stream = Stream(
+                *(
+                    context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+                    for kind, value in zip(streams, cgutils.unpack_tuple(builder, arguments[3]), strict=True)
+                )
+            )
+            loop = LookUpLoop(builder, form, lanes, [stream], several, tables.data, stride, arguments[1])
             return cgutils.pack_array(builder, loop.build(arguments[2]))
 
-        return result(slots, types.int64, types.int64, streams), generate
+        return types.UniTuple(types.int64, 2)(slots, types.int64, types.int64, streams), generate
 
     return intrinsic(decode)
 
 
-class _Loop:
-    """Builds it. What it carries from row to row are the row, the position of each stream, and all states.
+def decoder_of_several(make_loop: Callable[..., "RowLoop"], lanes: int, n_streams: int) -> Any:
+    """Return the intrinsic that decodes rows of several of the four streams of `rans_decode_four_plain`, in turns.
 
-    `stride` is the length of a row of wide slots, None for compact ones.
+    It takes the number of the first of them, how many rows all have, and the arguments of that kernel; it updates
+    positions and states, and returns the rows decoded. It stops as `row_decoder` does. Only for compact slots: with
+    wide ones it does nothing. `make_loop` is given the builder, the streams, slots, search and probability bits.
     """
 
-    def __init__(
-        self,
-        b: ir.IRBuilder,
-        form: Form,
-        lanes: int,
-        streams: Sequence[Stream],
-        several: bool,
-        slots: Value,
-        stride: Value | None,
-        bits: Value,
-    ):
-        self.b, self.form, self.lanes, self.streams = b, form, lanes, streams
-        self.several, self.slots = several, slots
-        self.bits = vector.broadcast(b, b.trunc(bits, I32))
-        self.stride = None if stride is None else vector.broadcast(b, b.trunc(stride, I32))  # of wide slots
-        self.slot_mask = b.lshr(vector.constant(-1), b.sub(vector.constant(32), self.bits))
+    def decode(typing, first, n_rows, words, at, states, slots, search, classes, bits, out):
+        def generate(context, b, signature, arguments):
+            if slots.ndim == 2:
+                return I64(0)
+            first, rows, bits = arguments[0], arguments[1], arguments[8]
+            words, at, states, slots_, search, classes, out = (
+                context.make_array(signature.args[i])(context, b, arguments[i]) for i in (2, 3, 4, 5, 6, 7, 9)
+            )
+            streams, places = [], []
+            for n in range(n_streams):
+                number = b.add(first, I64(n))
+                place, end, begin = (b.gep(at.data, [b.add(number, I64(4 * row))]) for row in range(3))
+                of_classes = b.gep(classes.data, [b.mul(number, b.extract_value(classes.shape, 1))])
+                of_states = b.gep(states.data, [b.mul(number, I64(lanes))])
+                of_out = b.gep(out.data, [b.load(begin)])
+                streams.append(Stream(words.data, b.load(end), b.load(place), of_states, of_classes, of_out))
+                places.append(place)
+            done, *positions = make_loop(b, streams, slots_.data, search.data, bits).build(rows)
+            for place, position in zip(places, positions, strict=True):
+                b.store(position, place)
+            return done
+
+        given = (types.int64, types.int64, words, at, states, slots, search, classes, types.int64, out)
+        return types.int64(*given), generate
+
+    return intrinsic(decode)
+
+
+class RowLoop(ABC):
+    """Builds a loop. What it carries from row to row are the row, the position of each stream, and all states.
+
+    `width` is how many states a vector holds.
+    """
+
+    def __init__(self, b: ir.IRBuilder, lanes: int, streams: Sequence[Stream], width: int):
+        self.b, self.lanes, self.streams, self.width = b, lanes, streams, width
         # Vectors take turns, so that no stream waits for another: the first of each stream, the second, ...
-        self.vectors = [(n, lane) for lane in range(0, lanes, WIDTH) for n in range(len(streams))]
+        self.vectors = [(n, lane) for lane in range(0, lanes, width) for n in range(len(streams))]
+
+    @abstractmethod
+    def row(self, row: Value, positions: Sequence[Value], states: Sequence[Value]) -> list[Value]:
+        """Decode a row of each stream; return what is carried on."""
 
     def build(self, n_rows: Value) -> list[Value]:
         """Return (rows decoded, position of each stream)."""
         b, streams = self.b, self.streams
-        states = [vector.load(b, streams[n].states, I64(lane)) for n, lane in self.vectors]
+        kind = ir.VectorType(I32, self.width).as_pointer()
+        places = [b.bitcast(b.gep(streams[n].states, [I64(lane)]), kind) for n, lane in self.vectors]
+        states = [b.load(place, align=4) for place in places]
         before = b.block
         check, decode, after = (b.append_basic_block(name) for name in ("check", "decode", "after"))
         b.branch(check)
@@ -98,15 +124,16 @@ class _Loop:
 
         b.position_at_end(decode)
         carried = self._carried(check, checked)
-        carried_on = self._row(carried[0], carried[1 : 1 + len(streams)], carried[1 + len(streams) :])
+        carried_on = self.row(carried[0], carried[1 : 1 + len(streams)], carried[1 + len(streams) :])
+        decoded = b.block  # a row may have blocks of its own
         for phi, other, value in zip(carried, checked, carried_on, strict=True):
-            phi.add_incoming(value, decode)
-            other.add_incoming(value, decode)
+            phi.add_incoming(value, decoded)
+            other.add_incoming(value, decoded)
         b.cbranch(b.icmp_signed("<", carried_on[0], stop), decode, check)
 
         b.position_at_end(after)
-        for (n, lane), state in zip(self.vectors, checked[1 + len(streams) :], strict=True):
-            vector.store(b, state, streams[n].states, I64(lane))
+        for state, place in zip(checked[1 + len(streams) :], places, strict=True):
+            b.store(state, place, align=4)
         return checked[: 1 + len(streams)]
 
     def _carried(self, block: Value, values: Sequence[Value]) -> list[Value]:
@@ -115,8 +142,28 @@ class _Loop:
             phi.add_incoming(value, block)
         return phis
 
-    def _row(self, row: Value, positions: Sequence[Value], states: Sequence[Value]) -> list[Value]:
-        """Decode a row of each stream; return what is carried on."""
+
+class LookUpLoop(RowLoop):
+    """Looks symbols up in memory. `stride` is the length of a row of wide slots, None for compact ones."""
+
+    def __init__(
+        self,
+        b: ir.IRBuilder,
+        form: Form,
+        lanes: int,
+        streams: Sequence[Stream],
+        several: bool,
+        slots: Value,
+        stride: Value | None,
+        bits: Value,
+    ):
+        super().__init__(b, lanes, streams, WIDTH)
+        self.form, self.several, self.slots = form, several, slots
+        self.bits = vector.broadcast(b, b.trunc(bits, I32))
+        self.stride = None if stride is None else vector.broadcast(b, b.trunc(stride, I32))  # of wide slots
+        self.slot_mask = b.lshr(vector.constant(-1), b.sub(vector.constant(32), self.bits))
+
+    def row(self, row: Value, positions: Sequence[Value], states: Sequence[Value]) -> list[Value]:
         b, form = self.b, self.form
         positions, renewed = list(positions), []
         first = b.mul(row, I64(self.lanes))
