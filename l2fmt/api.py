@@ -16,7 +16,7 @@ from l2fmt.container.atomic import check_target
 from l2fmt.container.writer import is_path
 from l2fmt.errors import InputError, TargetError
 from l2fmt.inputs import open_source
-from l2fmt.optimize import Budget, Compressed, get_method
+from l2fmt.optimize import Budget, Compressed, Task, get_method
 from l2fmt.optimize.search import TOLERANCE
 from l2fmt.pipeline import Encoding, QuantizedTensor, Size, write_files
 from l2fmt.plan import VECTOR_MANTISSA_BITS, Plan, Selection, calibrate
@@ -157,7 +157,7 @@ def pack(
         try:
             found = Compressed([])
             if not lossless:
-                found = chosen.quantize(plan.weights, budget, measure, progress, calibrated)
+                found = chosen.quantize(Task(plan.weights, budget, measure, progress, calibrated))
         except TargetError as error:
             message = f"{error} (the tensors have {model.nbytes:,} bytes"
             if error.reachable and budget.file_bytes is not None:

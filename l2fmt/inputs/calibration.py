@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,11 @@ class Batch:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     labels: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """Samples."""
+        return next(iter([*self.args, *self.kwargs.values()])).shape[0]
 
     def to(self, device: torch.device, pictures: torch.memory_format = torch.preserve_format) -> "Batch":
         """Return the batch on a device, its tensors of four dimensions in a memory format."""
@@ -171,8 +175,14 @@ class CalibrationSet:
     def sample(self, size: int, most: int, seed: int) -> Iterator[Batch]:
         """Yield all samples as `in_order` does, or where there are more than `most`, so many drawn by a seed."""
         if self.count <= most:
-            return self.in_order(size)
-        return islice(self.shuffled(size, torch.Generator().manual_seed(seed)), -(-most // size))
+            yield from self.in_order(size)
+            return
+        drawn = 0
+        for batch in self.shuffled(size, torch.Generator().manual_seed(seed)):
+            yield batch
+            drawn += batch.count
+            if drawn >= most:
+                return
 
 
 def _batch(columns: Columns, index: slice | Tensor) -> Batch:

@@ -14,14 +14,14 @@ What differs:
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 
 from l2fmt.errors import InputError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Aim, Calibration, Compressed, DataUse, Method, Task, WeightTensor
 from l2fmt.optimize.equalization.graph import Unit, affine, arrays_of, find_units, trace
 from l2fmt.optimize.equalization.scaling import fold
 from l2fmt.optimize.learning.distillation import Teacher
@@ -30,7 +30,7 @@ from l2fmt.optimize.learning.student import rounded_mantissa, working_copy
 from l2fmt.optimize.nearest import MAX_CODE, Grid, NearestModel
 from l2fmt.optimize.reconstruction.samples import Sampler, Site
 from l2fmt.optimize.reconstruction.soft_rounding import Schedule, learn_rounding
-from l2fmt.optimize.search import codes_of_size
+from l2fmt.optimize.search import codes_of_size, target_of
 from l2fmt.optimize.second_order.layers import find_layers
 from l2fmt.pipeline import QuantizedTensor, Size
 
@@ -39,7 +39,7 @@ _MOST_WEIGHTS = 1 << 16  # of a layer that choose its step
 
 
 @dataclass(frozen=True)
-class AdaRound:
+class AdaRound(Method):
     """Settings of the method, see the module.
 
     bits: of a weight where no size is given, 2 to 8; end_bits: of the first and last layer, or 0 to treat them as the
@@ -60,39 +60,17 @@ class AdaRound:
     name: ClassVar[str] = "adaround"
     needs_module: ClassVar[bool] = True
     data: ClassVar[DataUse] = "always"
+    aims: ClassVar[tuple[Aim, ...]] = ("size", "default")
+    instead: ClassVar[str] = "keeps outputs, not weights: give a target ratio, or bits"
 
     def __post_init__(self) -> None:
         if not (2 <= self.bits <= 8 and (2 <= self.end_bits <= 8 or self.end_bits == 0)):
             raise InputError(f"adaround: bits must lie in [2, 8], not {self.bits} and {self.end_bits} of the ends")
-        for name in ("iterations", "inputs", "places", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"adaround: {name} must be at least 1, not {getattr(self, name)}")
+        self._require_at_least_one("iterations", "inputs", "places", "batch_size")
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings as recorded in the file."""
-        return asdict(self)
-
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Choose codes for a size, or of `bits` without one; as `Method` says.
-
-        Raises InputError for a largest error.
-        """
-        if calibration is None:
-            raise InputError("method adaround needs a module and calibration data")
-        if budget.max_error is not None:
-            raise InputError("method adaround keeps outputs, not weights: give a target ratio, or bits")
-        if not tensors:
-            return Compressed([])
+    def _compress(self, task: Task) -> Compressed:
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
-            return _Run(self, tensors, measure, progress, calibration).result(budget)
+            return _Run(self, task).result()
 
 
 METHOD = AdaRound
@@ -101,47 +79,40 @@ METHOD = AdaRound
 class _Run:
     """A module with folded norms, the places its layers meet, and the grids of its weights."""
 
-    def __init__(
-        self,
-        method: AdaRound,
-        tensors: Sequence[WeightTensor],
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration,
-    ):
-        self._method, self._measure, self._progress, self._calibration = method, measure, progress, calibration
+    def __init__(self, method: AdaRound, task: Task):
+        assert task.calibration is not None
+        self._method, self._task, calibration = method, task, task.calibration
         self._module = working_copy(calibration.module).cpu()
         Teacher(self._module, ()).run(next(calibration.samples.in_order(method.batch_size)))  # says what does not fit
         self._notes: list[str] = []
-        self._units = self._folded([tensor.name for tensor in tensors])
+        self._units = self._folded(calibration)
         samples, size = calibration.samples, method.batch_size
         self._sampler = Sampler(lambda: samples.in_order(size), samples.count, method.places, method.seed)
-        self._sites = self._sampler.see_targets(self._module, self._find_sites([tensor.name for tensor in tensors]))
+        self._sites = self._sampler.see_targets(self._module, self._find_sites(task.names))
         ends = {site.layer.name for site in (self._sites[:1] + self._sites[-1:])} if method.end_bits else set()
-        self._grids = [self._grid(tensor, tensor.name in ends) for tensor in tensors]
+        self._grids = [self._grid(tensor, tensor.name in ends) for tensor in task.tensors]
         self._vectors = arrays_of(self._units)
-        self._round_vectors()
+        self._round_vectors(calibration.mantissa_bits)
 
-    def _round_vectors(self) -> None:
+    def _round_vectors(self, mantissa_bits: int) -> None:
         """Round the vectors of the module as the file will, so that the learned rounding makes up for it."""
         units = {unit.path: unit for unit in self._units}
         with torch.no_grad():
             for unit in self._units:
                 for vector in unit.vectors().values():
-                    vector.copy_(rounded_mantissa(vector, self._calibration.mantissa_bits))
+                    vector.copy_(rounded_mantissa(vector, mantissa_bits))
             for site in self._sites:
                 if site.path in units:
                     site.gain, site.offset = units[site.path].affine()
 
-    def _folded(self, names: Sequence[str]) -> list[Unit]:
+    def _folded(self, calibration: Calibration) -> list[Unit]:
         """Fold the batch norms of the module, and return its units: none if its graph cannot be traced."""
-        calibration = self._calibration
         try:
             graph = trace(self._module)
         except InputError as error:
             self._notes.append(f"{error}: no batch norms are folded, and layers compared without their activations")
             return []
-        units = find_units(self._module, graph, names, calibration.vectors, calibration.aliases)
+        units = find_units(self._module, graph, self._task.names, calibration.vectors, calibration.aliases)
         fold(units)
         return units
 
@@ -165,19 +136,18 @@ class _Run:
         bits = self._method.end_bits if is_end else self._method.bits
         return Grid(tensor, weights, step_of_least_error(weights, bits), fixed=is_end)
 
-    def result(self, budget: Budget) -> Compressed:
-        """Return codes and vectors that meet a budget."""
-        model = NearestModel(self._grids)
-        if budget.file_bytes is None and budget.weight_bits is None:
+    def result(self) -> Compressed:
+        """Return codes and vectors that meet the budget."""
+        model, budget = NearestModel(self._grids), self._task.budget
+        if budget.aim == "default":
             bits = [self._method.end_bits if grid.fixed else self._method.bits for grid in self._grids]
             limits = [(-(2 ** (b - 1)), 2 ** (b - 1) - 1) for b in bits]
             steps = [grid.step(1.0) for grid in self._grids]
             codes = [np.rint(real).astype(np.int32) for real in self._learned(steps, limits)]
             return Compressed(self._coded(codes, steps), self._vectors, notes=self._notes)
-        start = codes_of_size(model, budget, self._measured, self._progress)
+        start = codes_of_size(model, replace(self._task, measure=self._measured))
         steps = [code.transform.step for code in start]  # type: ignore[attr-defined]
-        of = "file_bytes" if budget.file_bytes is not None else "weight_bytes"
-        target = budget.file_bytes or int((budget.weight_bits or 0) * model.size / 8)
+        target, of = target_of(budget, model.size)
         learned = self._learned(steps, [(-MAX_CODE, MAX_CODE)] * len(steps))
         landed = land(learned, target, lambda codes: getattr(self._measured(self._coded(codes, steps)), of))
         return Compressed(self._coded(landed, steps), self._vectors, notes=self._notes)
@@ -201,7 +171,7 @@ class _Run:
             weight = site.matrices(torch.from_numpy(self._grids[i].weights))
 
             def report(share: float, done: int = done) -> None:
-                self._progress("learning to round", (done + share) / len(self._sites))
+                self._task.progress("learning to round", (done + share) / len(self._sites))
 
             learned = learn_rounding(site, inputs, weight, steps[i], limits[i], schedule, generator, report)
             codes[i] = learned.numpy().reshape(codes[i].shape)
@@ -214,7 +184,7 @@ class _Run:
 
     def _measured(self, codes: Sequence[QuantizedTensor], vectors: object = None) -> Size:
         """Return the size with the vectors of folded norms."""
-        return self._measure(codes, self._vectors)
+        return self._task.measure(codes, self._vectors)
 
 
 def step_of_least_error(weights: np.ndarray, bits: int) -> float:

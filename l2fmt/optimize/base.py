@@ -1,9 +1,10 @@
 """What all methods share: the weights they get, the budget they must meet, and how they are found by name."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -52,6 +53,13 @@ class Budget:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
 
+    @property
+    def aim(self) -> "Aim":
+        """What is to be met."""
+        if self.max_error is not None:
+            return "error"
+        return "default" if self.file_bytes is None and self.weight_bits is None else "size"
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -96,40 +104,76 @@ class Measure(Protocol):
 
 Progress = Callable[[str, float], None]
 DataUse = Literal["never", "optional", "always"]
+Aim = Literal["size", "default", "error"]
 
 
-class Method(Protocol):
-    """A way to choose codes. `settings` are recorded in the file.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a method is to do: the tensors to quantize, in order, and the budget that they must meet.
 
-    `data` says whether it takes calibration data; with data it gets a module too.
+    `measure` says how large a result is, `progress` is told the stage and the share of it that is done. The model is in
+    `calibration`, for a method that needs it and for any that is given data.
     """
 
-    name: str
-    needs_module: bool
-    data: DataUse
-    settings: dict[str, object]
+    tensors: Sequence[WeightTensor]
+    budget: Budget
+    measure: Measure
+    progress: Progress
+    calibration: Calibration | None = None
 
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Choose codes for all tensors, in order; raise TargetError if the budget cannot be met.
+    @property
+    def names(self) -> list[str]:
+        """Names of the tensors."""
+        return [tensor.name for tensor in self.tensors]
 
-        A method that `needs_module`, and any that is given data, gets a `calibration`.
+
+class Method(ABC):
+    """A way to choose codes: a frozen dataclass of its settings, which are recorded in the file.
+
+    `data` says whether it takes calibration data; with data it gets a module too. `aims` are what it can meet: a size,
+    its own default without a budget, a largest error; `instead` says what to give it instead of another.
+    """
+
+    name: ClassVar[str]
+    needs_module: ClassVar[bool] = False
+    data: ClassVar[DataUse] = "never"
+    aims: ClassVar[tuple[Aim, ...]] = ("size", "default", "error")
+    instead: ClassVar[str] = ""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings as recorded in the file."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    def quantize(self, task: Task) -> Compressed:
+        """Choose codes for all tensors, in order.
+
+        Raises TargetError if the budget cannot be met, InputError without the module or the data that the method needs,
+        and for a budget of a kind that it cannot meet.
         """
-        ...
+        if task.calibration is None and self.needs_module:
+            data = " and calibration data" if self.data == "always" else ""
+            raise InputError(f"method {self.name} needs a module{data}")
+        if task.budget.aim not in self.aims:
+            raise InputError(f"method {self.name} {self.instead}")
+        return self._compress(task) if task.tensors else Compressed([])
+
+    @abstractmethod
+    def _compress(self, task: Task) -> Compressed:
+        """Choose codes for at least one tensor and a budget that is among the aims."""
+
+    def _require_at_least_one(self, *names: str) -> None:
+        """Raise InputError for the first of these settings that is below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise InputError(f"{self.name}: {name} must be at least 1, not {getattr(self, name)}")
 
 
 def decoded(code: QuantizedTensor) -> np.ndarray:
     """Return the values of a tensor as a file gives them back, float32 of its shape (spec/transforms.md 1)."""
     values = code.transform.values(code.codes.reshape(code.shape))
-    for axis, scale in enumerate((code.row_scale, code.column_scale)):
-        if scale is not None:
-            values = values * scale.reshape([-1 if i == axis else 1 for i in range(len(code.shape))])
+    for scale in code.scales:
+        values = values * scale
     return to_float32(from_float32(values, code.dtype), code.dtype)
 
 

@@ -4,12 +4,11 @@ Second-order rounding comes close without training; training then lets layers ma
 trains the vectors, which cost nothing. What training does not improve, on the calibration data, stays as it began.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from l2fmt.errors import InputError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.l2 import L2
 from l2fmt.optimize.obs import SecondOrder
 
@@ -18,7 +17,7 @@ _ITERATIONS = (0, 200, 400, 800, 1500, 2500, 4000, 6500, 10000)
 
 
 @dataclass(frozen=True)
-class Best:
+class Best(Method):
     """Settings of the method.
 
     `effort`, 1 to 9, trades time for accuracy; 1 does not train. `weight_lr` is that of codes, in steps. `blocks` are
@@ -36,28 +35,17 @@ class Best:
     name: ClassVar[str] = "best"
     needs_module: ClassVar[bool] = True
     data: ClassVar[DataUse] = "always"
+    aims: ClassVar[tuple[Aim, ...]] = ("size",)
+    instead: ClassVar[str] = "works to a size: give a target ratio, or bits a weight"
 
     def __post_init__(self) -> None:
         if not 1 <= self.effort <= len(_ITERATIONS):
             raise InputError(f"best: effort must lie in [1, {len(_ITERATIONS)}], not {self.effort}")
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings as recorded in the file."""
-        return asdict(self)
-
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Choose codes and vectors for a size; as `Method` says."""
+    def _compress(self, task: Task) -> Compressed:
         iterations = _ITERATIONS[self.effort - 1]
         if not iterations:
-            return SecondOrder(seed=self.seed).quantize(tensors, budget, measure, progress, calibration)
+            return SecondOrder(seed=self.seed).quantize(task)
         training = L2(
             start="obs",
             rounds=1,
@@ -70,7 +58,7 @@ class Best:
             block_weight=self.block_weight,
             seed=self.seed,
         )
-        return training.quantize(tensors, budget, measure, progress, calibration)
+        return training.quantize(task)
 
 
 METHOD = Best

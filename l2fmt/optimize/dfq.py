@@ -12,7 +12,7 @@ biases corrected for the shift of mean outputs, as batch norms (or calibration d
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import ClassVar
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from l2fmt.errors import InputError, TargetError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor, decoded
+from l2fmt.optimize.base import Aim, Budget, Compressed, DataUse, Method, Task, WeightTensor, decoded
 from l2fmt.optimize.equalization.correction import correct_by_data, correct_by_moments
 from l2fmt.optimize.equalization.graph import arrays_of, find_units, trace
 from l2fmt.optimize.equalization.moments import input_means
@@ -37,7 +37,7 @@ _ATTEMPTS = 4  # to meet a size with the corrected biases, which change it by so
 
 
 @dataclass(frozen=True)
-class DataFree:
+class DataFree(Method):
     """Settings of the method, see the module.
 
     bits: of a weight where no size is given, 2 to 12. symmetric: whether grids reach as far on both sides of zero.
@@ -56,37 +56,16 @@ class DataFree:
     name: ClassVar[str] = "dfq"
     needs_module: ClassVar[bool] = True
     data: ClassVar[DataUse] = "optional"
+    aims: ClassVar[tuple[Aim, ...]] = ("size", "default")
+    instead: ClassVar[str] = "changes weights before it rounds them: give a target ratio, or bits"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 12:
             raise InputError(f"dfq: bits must lie in [2, 12], not {self.bits}")
-        if self.batch_size < 1 or self.batches < 1:
-            raise InputError("dfq: batch_size and batches must be at least 1")
+        self._require_at_least_one("batch_size", "batches")
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings as recorded in the file."""
-        return asdict(self)
-
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Choose codes and vectors for a size, or of `bits` without one; as `Method` says.
-
-        Raises InputError for a module whose graph cannot be traced, and for a largest error.
-        """
-        if calibration is None:
-            raise InputError("method dfq needs a module")
-        if budget.max_error is not None:
-            raise InputError("method dfq changes weights before it rounds them: give a target ratio, or bits")
-        if not tensors:
-            return Compressed([])
-        return _Run(self, tensors, measure, progress, calibration).result(budget)
+    def _compress(self, task: Task) -> Compressed:
+        return _Run(self, task).result()
 
 
 METHOD = DataFree
@@ -95,19 +74,13 @@ METHOD = DataFree
 class _Run:
     """A module with equalized weights, and the codes and biases of a size."""
 
-    def __init__(
-        self,
-        method: DataFree,
-        tensors: Sequence[WeightTensor],
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration,
-    ):
-        self._method, self._measure, self._progress, self._calibration = method, measure, progress, calibration
+    def __init__(self, method: DataFree, task: Task):
+        assert task.calibration is not None
+        self._method, self._task, calibration = method, task, task.calibration
         self._module = working_copy(calibration.module).cpu()
         for batch in islice(calibration.samples.in_order(method.batch_size), 1):
             Teacher(self._module, ()).run(batch)  # says what does not fit
-        graph, names = trace(self._module), [tensor.name for tensor in tensors]
+        graph, names = trace(self._module), task.names
         self._units = find_units(self._module, graph, names, calibration.vectors, calibration.aliases)
         if not self._units:
             parts = ", ".join(repr(node.target) for node in graph.nodes if node.op == "call_module") or "it"
@@ -121,7 +94,7 @@ class _Run:
         self._notes = [f"dfq: {norms} batch norms folded, {pairs} pairs of layers equalized"]
         self._biases = {unit.path: unit.bias.clone() for unit in self._units if unit.bias is not None}
         own = dict(self._module.named_parameters(remove_duplicate=False))
-        self._model = NearestModel([self._grid(tensor, own) for tensor in tensors])
+        self._model = NearestModel([self._grid(tensor, own) for tensor in task.tensors])
 
     def _grid(self, tensor: WeightTensor, own: Mapping[str, Tensor]) -> Grid:
         changed = {f"{unit.path}.weight" for unit in self._units}
@@ -135,21 +108,22 @@ class _Run:
         base = float(_ranges(rows, None, self._method.symmetric))
         return Grid(tensor, weights, base or 1.0, row_scale=scale)
 
-    def result(self, budget: Budget) -> Compressed:
-        """Return codes and vectors that meet a budget."""
-        if budget.file_bytes is None and budget.weight_bits is None:
+    def result(self) -> Compressed:
+        """Return codes and vectors that meet the budget."""
+        budget, measuring = self._task.budget, replace(self._task, measure=self._measured)
+        if budget.aim == "default":
             intervals = 2**self._method.bits - (2 if self._method.symmetric else 1)
-            codes = self._model.codes(1 / intervals, self._progress)
+            codes = self._model.codes(1 / intervals, self._task.progress)
             return self._compressed(codes)
         if budget.file_bytes is None:
-            return self._compressed(codes_of_size(self._model, budget, self._measured, self._progress))
+            return self._compressed(codes_of_size(self._model, measuring))
         target = aim = budget.file_bytes
         best: tuple[Compressed, int] | None = None
         size = 0
         for _ in range(_ATTEMPTS):
-            codes = codes_of_size(self._model, Budget(file_bytes=aim), self._measured, self._progress)
+            codes = codes_of_size(self._model, replace(measuring, budget=Budget(file_bytes=aim)))
             found = self._compressed(codes)
-            size = self._measure(found.codes, found.vectors).file_bytes
+            size = self._task.measure(found.codes, found.vectors).file_bytes
             if size <= target and (best is None or size > best[1]):
                 best = found, size
             if target * (1 - TOLERANCE) <= size <= target:
@@ -161,18 +135,17 @@ class _Run:
 
     def _measured(self, codes: Sequence[QuantizedTensor], vectors: object = None) -> Size:
         """Return the size with biases as they are."""
-        return self._measure(codes, arrays_of(self._units))
+        return self._task.measure(codes, arrays_of(self._units))
 
     def _compressed(self, codes: list[QuantizedTensor]) -> Compressed:
         """Return codes with the biases corrected for them, and leave the module's as they were."""
-        method, notes = self._method, list(self._notes)
+        method, notes, calibration = self._method, list(self._notes), self._task.calibration
         if method.correct:
             values = {code.name.removesuffix(".weight"): torch.from_numpy(decoded(code)) for code in codes}
-            samples = self._calibration.samples
-            if samples.count:
-                batches = list(islice(samples.in_order(method.batch_size), method.batches))
-                bits = self._calibration.mantissa_bits
-                report = partial(self._progress, "correcting biases")
+            if calibration is not None and calibration.samples.count:
+                batches = list(islice(calibration.samples.in_order(method.batch_size), method.batches))
+                report = partial(self._task.progress, "correcting biases")
+                bits = calibration.mantissa_bits
                 corrected = correct_by_data(self._module, self._units, values, batches, bits, report)
             else:
                 means = input_means(self._module, self._units)

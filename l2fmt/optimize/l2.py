@@ -11,15 +11,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from l2fmt.errors import InputError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task, WeightTensor, decoded
 from l2fmt.optimize.learning.checkpoint import Checkpoint
 from l2fmt.optimize.learning.counter import hard_bits
 from l2fmt.optimize.learning.distillation import Teacher
@@ -30,42 +29,25 @@ from l2fmt.optimize.learning.start import Start
 from l2fmt.optimize.learning.student import working_copy
 from l2fmt.optimize.learning.taps import find_blocks
 from l2fmt.optimize.learning.trainer import Trainer
+from l2fmt.optimize.search import target_of
 from l2fmt.pipeline import QuantizedTensor, Size
 
 T = TypeVar("T")
 
 
-class L2(Settings):
+class L2(Settings, Method):
     """The method; its settings are those of `Settings`."""
 
     name: ClassVar[str] = "l2"
     needs_module: ClassVar[bool] = True
     data: ClassVar[DataUse] = "always"
+    aims: ClassVar[tuple[Aim, ...]] = ("size",)
+    instead: ClassVar[str] = "trains to a size: give a target ratio, or bits a weight"
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings as recorded in the file."""
-        return asdict(self)
-
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Train codes and vectors for a size; as `Method` says.
-
-        Raises InputError for a budget without a size, TargetError if it cannot be met.
-        """
-        if calibration is None:
-            raise InputError("method l2 needs a module and calibration data")
-        if budget.file_bytes is None and budget.weight_bits is None:
-            raise InputError("method l2 trains to a size: give a target ratio, or bits a weight")
+    def _compress(self, task: Task) -> Compressed:
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
-            return _Run(self, tensors, budget, measure, progress, calibration).result()
+            return _Run(self, task).result()
 
 
 METHOD = L2
@@ -74,33 +56,24 @@ METHOD = L2
 class _Run:
     """One compression: a start, training, landing on the size, and the vectors' last word."""
 
-    def __init__(
-        self,
-        settings: L2,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration,
-    ):
-        self._settings, self._measure, self._progress, self._calibration = settings, measure, progress, calibration
-        if budget.file_bytes is not None:
-            self._target, self._of = budget.file_bytes, "file_bytes"
-        else:
-            self._target, self._of = int((budget.weight_bits or 0) * _count(tensors) / 8), "weight_bytes"
+    def __init__(self, settings: L2, task: Task):
+        assert task.calibration is not None
+        self._settings, self._task, self._calibration = settings, task, task.calibration
+        calibration = self._calibration
+        self._target, self._of = target_of(task.budget, _count(task.tensors))
         self._checkpoint = Checkpoint(calibration.checkpoint, self._identity())
         self._seconds: dict[str, float] = {}
         module = working_copy(calibration.module)
         self._teacher = Teacher(module, settings.blocks or tuple(find_blocks(module)))
         self._teacher.probe(next(calibration.samples.in_order(settings.batch_size)))
-        self._start = Start(settings, tensors, calibration)
+        self._start = Start(settings, task.tensors, calibration)
         self._tensors = self._start.tensors
-        self._student = self._timed("start", lambda: self._start.student(budget, measure, progress))
+        self._student = self._timed("start", lambda: self._start.student(task))
         self._last = Size(0, 0)
 
     def result(self) -> Compressed:
         """Train, and return the codes and vectors that meet the size."""
-        settings, student = self._settings, self._student
+        settings, task, student = self._settings, self._task, self._student
         trainer = Trainer(
             settings,
             student,
@@ -110,7 +83,7 @@ class _Run:
             self._target,
             self._shown_size,
             self._checkpoint,
-            self._progress,
+            task.progress,
         )
         trainer.run()
         expected, counted = trainer.expected(), self._hard_bits(student.integers())
@@ -120,7 +93,7 @@ class _Run:
                 codes = student.decoded()[1]
             real = [codes[t.name].clamp(-MAX_CODE, MAX_CODE).cpu().numpy() for t in self._tensors]
             return land(
-                real, self._target, lambda codes: getattr(self._measure(self._coded(codes), self._vectors()), self._of)
+                real, self._target, lambda codes: getattr(task.measure(self._coded(codes), self._vectors()), self._of)
             )
 
         codes = self._timed("landing", landing)
@@ -131,7 +104,7 @@ class _Run:
         if settings.settle_iterations:
             values = self._values(codes)
             self._timed("settling", lambda: trainer.settle(values, settings.settle_iterations))
-            if getattr(self._measure(found, self._vectors()), self._of) <= self._target:
+            if getattr(task.measure(found, self._vectors()), self._of) <= self._target:
                 vectors = self._vectors()
         if self._of == "weight_bytes":
             expected += self._last.file_bytes - self._last.weight_bytes
@@ -147,19 +120,19 @@ class _Run:
         if set(begun) != {tensor.name for tensor in self._tensors}:
             return False
         student = self._student
-        before = {
-            name: torch.from_numpy(code.transform.values(code.codes).reshape(code.shape)).to(student.device)
-            for name, code in begun.items()
-        }
+        before = {name: torch.from_numpy(decoded(code)).to(student.device) for name, code in begun.items()}
         before |= {name: student.module.get_parameter(name) for name in student.vectors}
         return trainer.mean_distance(before) < trainer.mean_distance(self._values(codes))
 
     def _coded(self, codes: Sequence[np.ndarray]) -> list[QuantizedTensor]:
         """Return integer codes with what decodes them."""
-        result = []
+        begun, result = {code.name: code for code in self._start.codes}, []
         for tensor, q in zip(self._tensors, codes, strict=True):
             transform = self._student.quantizers[tensor.name].transform(int(np.abs(q).max(initial=0)))
-            result.append(QuantizedTensor(tensor.name, tensor.dtype, tensor.shape, q.reshape(-1), transform))
+            code = QuantizedTensor(tensor.name, tensor.dtype, tensor.shape, q.reshape(-1), transform)
+            if before := begun.get(tensor.name):
+                code = replace(code, row_scale=before.row_scale, column_scale=before.column_scale)
+            result.append(code)
         return result
 
     def _vectors(self) -> dict[str, np.ndarray]:
@@ -169,7 +142,7 @@ class _Run:
     def _sizes(self) -> tuple[int, int]:
         """Return the exact size of the present codes, and the bytes of codes in it."""
         integers = self._student.integers()
-        self._last = self._measure(self._coded([integers[t.name] for t in self._tensors]), self._vectors())
+        self._last = self._task.measure(self._coded([integers[t.name] for t in self._tensors]), self._vectors())
         return getattr(self._last, self._of), self._last.weight_bytes
 
     def _shown_size(self, size: float) -> str:
@@ -181,7 +154,7 @@ class _Run:
         """Return the decoded weights of integer codes."""
         with torch.no_grad():
             return {
-                t.name: self._student.quantizers[t.name].values(torch.from_numpy(q).float().to(self._student.device))
+                t.name: self._student.quantizers[t.name].decoded(torch.from_numpy(q).float().to(self._student.device))
                 for t, q in zip(self._tensors, codes, strict=True)
             }
 

@@ -12,20 +12,17 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
 * **Descent**: after the greedy pass single codes are changed while distance + lambda bits falls.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import ClassVar
 
-from l2fmt.errors import InputError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.optimize.second_order.curvature import curvatures_of
 from l2fmt.optimize.second_order.model import Model, Rounding
 
 
 @dataclass(frozen=True)
-class SecondOrder:
+class SecondOrder(Method):
     """Settings of the method, see the module.
 
     step_exponent: how far steps follow the curvature: 1 as the slope says, 0 one step for all; curvatures of layers are
@@ -33,7 +30,8 @@ class SecondOrder:
     damping: added to the diagonal of each layer's input correlations, of its mean. row_damping: to the sensitivity of
         each output, of their mean.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
-    passes: of descent. blocks: whether the outputs of blocks count beside the final ones, as in training.
+    passes: of descent. scales: whether rows and columns have steps of their own where that pays.
+    blocks: whether the outputs of blocks count beside the final ones, as in training.
     batch_size, seed: of measuring curvature.
     """
 
@@ -42,6 +40,7 @@ class SecondOrder:
     row_damping: float = 0.01
     rate_weight: float = 0.3
     passes: int = 2
+    scales: bool = True
     refits: int = 1
     batch_size: int = 50
     blocks: bool = True
@@ -49,39 +48,19 @@ class SecondOrder:
     name: ClassVar[str] = "obs"
     needs_module: ClassVar[bool] = True
     data: ClassVar[DataUse] = "always"
+    aims: ClassVar[tuple[Aim, ...]] = ("size",)
+    instead: ClassVar[str] = "quantizes to a size: give a target ratio, or bits a weight"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"obs: batch_size must be at least 1, not {self.batch_size}")
+        self._require_at_least_one("batch_size")
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings as recorded in the file."""
-        return asdict(self)
-
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Choose the codes of all tensors for a size; as `Method` says."""
-        if calibration is None:
-            raise InputError("method obs needs a module and calibration data")
-        if budget.file_bytes is None and budget.weight_bits is None:
-            raise InputError("method obs quantizes to a size: give a target ratio, or bits a weight")
-        if not tensors:
-            return Compressed([])
-        names = [t.name for t in tensors]
-        report = partial(progress, "measuring curvature")
-        curvatures = curvatures_of(calibration, names, self.batch_size, self.blocks, self.seed, report)
+    def _compress(self, task: Task) -> Compressed:
+        curvatures = curvatures_of(task, self.batch_size, self.blocks, self.seed)
         rounding = Rounding(
-            self.step_exponent, self.damping, self.row_damping, self.rate_weight, self.refits, self.passes
+            self.step_exponent, self.damping, self.row_damping, self.rate_weight, self.refits, self.passes, self.scales
         )
-        model = Model(tensors, curvatures, rounding, progress)
-        return Compressed(codes_of_size(model, budget, measure, progress))
+        model = Model(task.tensors, curvatures, rounding, task.progress)
+        return Compressed(codes_of_size(model, task))
 
 
 METHOD = SecondOrder

@@ -13,14 +13,13 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from l2fmt.errors import InputError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor, decoded
+from l2fmt.optimize.base import Calibration, Compressed, DataUse, Method, Progress, Task, decoded
 from l2fmt.optimize.power_grid.grids import ROUNDINGS
 from l2fmt.optimize.power_grid.model import Model
 from l2fmt.optimize.search import codes_of_size, target_of
@@ -30,7 +29,7 @@ _NORMS = (1, 2, 4, 6, 8)
 
 
 @dataclass(frozen=True)
-class PowerNorm:
+class PowerNorm(Method):
     """Settings of the method, see the module.
 
     norm: m of the norm L_m that grids are tuned in, one of 1, 2, 4, 6 and 8. At 12x 4 is 1.4 points ahead of 2 on
@@ -52,7 +51,6 @@ class PowerNorm:
     batch_size: int = 50
     seed: int = 0
     name: ClassVar[str] = "pnmq"
-    needs_module: ClassVar[bool] = False
     data: ClassVar[DataUse] = "optional"
 
     def __post_init__(self) -> None:
@@ -62,63 +60,43 @@ class PowerNorm:
             raise InputError(f"pnmq: rounding must be {' or '.join(ROUNDINGS)}, not {self.rounding!r}")
         if not self.simulated_ratio > 0:
             raise InputError(f"pnmq: simulated_ratio must be positive, not {self.simulated_ratio}")
-        if self.batch_size < 1:
-            raise InputError(f"pnmq: batch_size must be at least 1, not {self.batch_size}")
+        self._require_at_least_one("batch_size")
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings as recorded in the file."""
-        return asdict(self)
-
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Choose codes for a budget, or at the simulated ratio without one, and with data statistics; as `Method` says.
-
-        Under a `max_error` each tensor gets the fewest bits that keep it.
-        """
-        if not tensors:
-            return Compressed([])
+    def _compress(self, task: Task) -> Compressed:
         curvatures = {}
-        if calibration is not None:
+        if task.calibration is not None:
             from l2fmt.optimize.second_order.curvature import curvatures_of
 
-            names = [t.name for t in tensors]
-            report = partial(progress, "measuring curvature")
-            measured = curvatures_of(calibration, names, self.batch_size, seed=self.seed, progress=report)
+            measured = curvatures_of(task, self.batch_size, seed=self.seed)
             curvatures = {name: curvature.diagonal() for name, curvature in measured.items()}
-        model = Model(tensors, self.norm, self.rounding, self.per_channel, curvatures, progress)
-        codes, vectors = self._codes(model, budget, measure, progress), {}
-        if calibration is not None and self.statistics:
-            progress("measuring statistics", 0.0)
-            vectors = _statistics(calibration, codes, self.batch_size)
+        model = Model(task.tensors, self.norm, self.rounding, self.per_channel, curvatures, task.progress)
+        codes, vectors = self._codes(model, task), {}
+        if task.calibration is not None and self.statistics:
+            task.progress("measuring statistics", 0.0)
+            vectors = _statistics(task.calibration, codes, self.batch_size)
 
             def with_statistics(codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray] = vectors) -> Size:
-                return measure(codes, vectors)
+                return task.measure(codes, vectors)
 
             # Their size differs from that of the old ones; the codes will change so little that they still hold.
-            codes = self._codes(model, budget, with_statistics, progress)
+            codes = self._codes(model, replace(task, measure=with_statistics))
         return Compressed(codes, vectors)
 
-    def _codes(self, model: Model, budget: Budget, measure: Measure, progress: Progress) -> list[QuantizedTensor]:
-        if budget.max_error is not None:
-            return model.codes_within(budget.max_error)
+    def _codes(self, model: Model, task: Task) -> list[QuantizedTensor]:
+        """Return codes for a budget, or at the simulated ratio; within an error each tensor has the fewest bits."""
+        if task.budget.max_error is not None:
+            return model.codes_within(task.budget.max_error)
         states = range(len(model.order) + 1)
-        if budget.file_bytes is None and budget.weight_bits is None:
+        if task.budget.aim == "default":
             return model.codes(bisect_left(states, self.simulated_ratio, hi=states[-1], key=model.simulated_ratio))
-        target, of = target_of(budget, model.size)
+        target, of = target_of(task.budget, model.size)
 
         def fits(dropped: int) -> bool:
-            progress("sharing bits out", dropped / len(states))
-            return getattr(measure(model.codes(dropped)), of) <= target
+            task.progress("sharing bits out", dropped / len(states))
+            return getattr(task.measure(model.codes(dropped)), of) <= target
 
         fitting = bisect_left(states, True, key=fits)
-        return codes_of_size(_Stretched(model, max(fitting - 1, 0)), budget, measure, progress)
+        return codes_of_size(_Stretched(model, max(fitting - 1, 0)), task)
 
 
 METHOD = PowerNorm

@@ -17,7 +17,7 @@ Three ideas, each without data:
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf, log, log2, sqrt
 from typing import ClassVar
 
@@ -25,16 +25,7 @@ import numpy as np
 
 from l2codec import ClassMap, TableSet
 from l2fmt.errors import TargetError
-from l2fmt.optimize.base import (
-    Budget,
-    Calibration,
-    Compressed,
-    DataUse,
-    Measure,
-    Progress,
-    WeightTensor,
-    relative_error,
-)
+from l2fmt.optimize.base import Compressed, Method, Progress, Task, WeightTensor, relative_error
 from l2fmt.optimize.code_lengths import as_rows, code_costs, fit_tables
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.pipeline import QuantizedTensor
@@ -48,7 +39,7 @@ _TRIALS = 8  # to meet a largest error
 
 
 @dataclass(frozen=True)
-class RateDistortion:
+class RateDistortion(Method):
     """Settings of the method, see the module.
 
     Without a budget the mean over tensors, and in each over its rows, of the relative squared error is `default_error`.
@@ -62,34 +53,14 @@ class RateDistortion:
     refits: int = 1
     default_error: float = 4e-4
     name: ClassVar[str] = "rd"
-    needs_module: ClassVar[bool] = False
-    data: ClassVar[DataUse] = "never"
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings as recorded in the file."""
-        return asdict(self)
-
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Choose the codes of all tensors for a budget, or at `default_error` without one; as `Method` says."""
-        return Compressed(self._codes(tensors, budget, measure, progress) if tensors else [])
-
-    def _codes(
-        self, tensors: Sequence[WeightTensor], budget: Budget, measure: Measure, progress: Progress
-    ) -> list[QuantizedTensor]:
-        model = _Model(self, tensors)
-        if budget.max_error is not None:
-            return model.codes_within(budget.max_error, progress)
-        if budget.file_bytes is None and budget.weight_bits is None:
-            return model.codes(model.scale_of_mean_error(self.default_error), progress)
-        return codes_of_size(model, budget, measure, progress)
+    def _compress(self, task: Task) -> Compressed:
+        model = _Model(self, task.tensors)
+        if task.budget.max_error is not None:
+            return Compressed(model.codes_within(task.budget.max_error, task.progress))
+        if task.budget.aim == "default":
+            return Compressed(model.codes(model.scale_of_mean_error(self.default_error), task.progress))
+        return Compressed(codes_of_size(model, task))
 
 
 METHOD = RateDistortion

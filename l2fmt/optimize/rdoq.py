@@ -8,15 +8,13 @@
   results the one that distorts least. `rd` fixes the ratio, and lets errors of neighbours cancel instead.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import ClassVar
 
 from l2fmt.errors import InputError
-from l2fmt.optimize.base import Budget, Calibration, Compressed, DataUse, Measure, Progress, WeightTensor
+from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.search import codes_of_size
-from l2fmt.optimize.second_order.curvature import Curvature, curvatures_of
+from l2fmt.optimize.second_order.curvature import curvatures_of
 from l2fmt.optimize.second_order.model import Model, Rounding
 
 # lambda relative to F step^2 ln 2 / 6, which is the slope of fine steps.
@@ -24,7 +22,7 @@ _RATE_WEIGHTS = (0.0, 0.3, 0.6, 1.0, 1.5)
 
 
 @dataclass(frozen=True)
-class GreedyRateDistortion:
+class GreedyRateDistortion(Method):
     """Settings of the method, see the module.
 
     rate_weight: lambda relative to that of fine steps, step^2 F ln 2 / 6; 0 for plain rounding, None to search it.
@@ -42,48 +40,23 @@ class GreedyRateDistortion:
     blocks: bool = True
     seed: int = 0
     name: ClassVar[str] = "rdoq"
-    needs_module: ClassVar[bool] = False
     data: ClassVar[DataUse] = "optional"
+    aims: ClassVar[tuple[Aim, ...]] = ("size",)
+    instead: ClassVar[str] = "quantizes to a size: give a target ratio, or bits a weight"
 
     def __post_init__(self) -> None:
         if self.rate_weight is not None and not self.rate_weight >= 0:
             raise InputError(f"rdoq: rate_weight must not be negative, not {self.rate_weight}")
-        if self.refits < 1 or self.batch_size < 1:
-            raise InputError("rdoq: refits and batch_size must be at least 1")
+        self._require_at_least_one("refits", "batch_size")
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings as recorded in the file."""
-        return asdict(self)
-
-    def quantize(
-        self,
-        tensors: Sequence[WeightTensor],
-        budget: Budget,
-        measure: Measure,
-        progress: Progress,
-        calibration: Calibration | None = None,
-    ) -> Compressed:
-        """Choose the codes of all tensors for a size; as `Method` says."""
-        if budget.file_bytes is None and budget.weight_bits is None:
-            raise InputError("method rdoq quantizes to a size: give a target ratio, or bits a weight")
-        if not tensors:
-            return Compressed([])
-        curvatures = self._curvatures(tensors, calibration, progress)
+    def _compress(self, task: Task) -> Compressed:
+        measured = curvatures_of(task, self.batch_size, self.blocks, self.seed)
+        curvatures = {name: curvature.diagonal() for name, curvature in measured.items()}
         rounding = Rounding(self.step_exponent, self.damping, self.damping, 0.0, self.refits, passes=0)
-        model = Model(tensors, curvatures, rounding, progress)
+        model = Model(task.tensors, curvatures, rounding, task.progress)
         weights = _RATE_WEIGHTS if self.rate_weight is None else (self.rate_weight,)
-        results = [codes_of_size(model.at_rate(weight), budget, measure, progress) for weight in weights]
+        results = [codes_of_size(model.at_rate(weight), task) for weight in weights]
         return Compressed(min(results, key=model.distance))
-
-    def _curvatures(
-        self, tensors: Sequence[WeightTensor], calibration: Calibration | None, progress: Progress
-    ) -> Mapping[str, Curvature]:
-        if calibration is None:
-            return {}
-        names, report = [t.name for t in tensors], partial(progress, "measuring curvature")
-        measured = curvatures_of(calibration, names, self.batch_size, self.blocks, self.seed, report)
-        return {name: curvature.diagonal() for name, curvature in measured.items()}
 
 
 METHOD = GreedyRateDistortion

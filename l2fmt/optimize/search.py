@@ -5,7 +5,7 @@ from math import log2
 from typing import Protocol, TypeVar
 
 from l2fmt.errors import TargetError
-from l2fmt.optimize.base import Budget, Measure, Progress
+from l2fmt.optimize.base import Budget, Progress, Task
 from l2fmt.pipeline import QuantizedTensor
 
 T = TypeVar("T")
@@ -30,15 +30,15 @@ class Scalable(Protocol):
         ...
 
 
-def codes_of_size(model: Scalable, budget: Budget, measure: Measure, progress: Progress) -> list[QuantizedTensor]:
-    """Return the codes that meet a budget of bytes, or of bits a weight, as `search_size` says."""
-    target, of = target_of(budget, model.size)
+def codes_of_size(model: Scalable, task: Task) -> list[QuantizedTensor]:
+    """Return the codes that meet the task's budget of bytes, or of bits a weight, as `search_size` says."""
+    target, of = target_of(task.budget, model.size)
     trials = iter(range(1, 1000))
 
     def produce(scale: float) -> tuple[list[QuantizedTensor], int]:
         stage = f"trial {next(trials)}"
-        codes = model.codes(scale, lambda what, done: progress(f"{stage}: {what}", done))
-        return codes, getattr(measure(codes), of)
+        codes = model.codes(scale, lambda what, done: task.progress(f"{stage}: {what}", done))
+        return codes, getattr(task.measure(codes), of)
 
     return search_size(produce, target, model.size, model.first_scale, model.finest_scale)
 

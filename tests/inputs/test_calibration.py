@@ -162,6 +162,14 @@ def test_in_order_is_one_pass():
     assert torch.equal(torch.cat([batch.args[0] for batch in batches]), X)
 
 
+def test_a_sample_has_as_many_as_asked_for_however_small_the_batches_are():
+    data = CalibrationSet.of([torch.zeros(1, length) for length in range(1, 30)] + [torch.zeros(30, 40)])
+    assert [batch.count for batch in data.sample(10, 59, 0)] == [1] * 29 + [10] * 3
+    drawn = list(data.sample(10, 20, 0))
+    assert 20 <= sum(batch.count for batch in drawn) < 30 and len(drawn) > 2
+    assert {batch.args[0].shape for batch in drawn} != {batch.args[0].shape for batch in data.sample(10, 20, 1)}
+
+
 def test_samples_of_different_shapes_never_share_a_batch():
     data = CalibrationSet.of(Texts())
     assert data.count == 7 and data.has_labels

@@ -14,7 +14,7 @@ import l2fmt
 from l2fmt.cli import main
 from l2fmt.dtypes import DTYPES
 from l2fmt.errors import InputError, TargetError
-from l2fmt.optimize import Budget, WeightTensor
+from l2fmt.optimize import Budget, Task, WeightTensor
 from l2fmt.optimize.base import decoded
 from l2fmt.optimize.pnmq import PowerNorm
 from l2fmt.optimize.power_grid._kernels import grid_errors
@@ -50,7 +50,7 @@ def silent(stage, done):
 
 
 def quantize(tensors, settings=None, **budget):
-    return PowerNorm(**settings or {}).quantize(tensors, Budget(**budget), measure, silent).codes
+    return PowerNorm(**settings or {}).quantize(Task(tensors, Budget(**budget), measure, silent)).codes
 
 
 def values_of(grid):

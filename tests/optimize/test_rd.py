@@ -5,7 +5,7 @@ import pytest
 
 from l2fmt.dtypes import DTYPES
 from l2fmt.errors import InputError, TargetError
-from l2fmt.optimize import Budget, WeightTensor, get_method
+from l2fmt.optimize import Budget, Task, WeightTensor, get_method
 from l2fmt.optimize.rd import RateDistortion
 from l2fmt.pipeline import Size, write_files
 
@@ -31,7 +31,7 @@ def silent(stage, done):
 
 
 def quantize(tensors, **budget):
-    return RateDistortion().quantize(tensors, Budget(**budget), measure, silent).codes
+    return RateDistortion().quantize(Task(tensors, Budget(**budget), measure, silent)).codes
 
 
 def relative_errors(tensors, codes):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import l2fmt
 from l2fmt.dtypes import DTYPES
 from l2fmt.errors import InputError
-from l2fmt.optimize import Budget, WeightTensor
+from l2fmt.optimize import Budget, Task, WeightTensor
 from l2fmt.optimize.base import decoded
 from l2fmt.optimize.code_lengths import code_costs, fit_tables
 from l2fmt.optimize.rdoq import GreedyRateDistortion
@@ -55,7 +55,7 @@ def silent(stage: str, done: float) -> None:
 
 
 def quantize(budget: dict[str, Any], **settings: Any) -> list[QuantizedTensor]:
-    return GreedyRateDistortion(**settings).quantize(weights(), Budget(**budget), measure, silent).codes
+    return GreedyRateDistortion(**settings).quantize(Task(weights(), Budget(**budget), measure, silent)).codes
 
 
 @pytest.mark.parametrize("data", [False, True])
@@ -168,4 +168,4 @@ def test_what_is_not_possible_is_said() -> None:
         GreedyRateDistortion(refits=0)
     with pytest.raises(InputError, match="give the module"):
         l2fmt.pack({"weight": torch.ones(64, 64)}, target_ratio=8, method="rdoq", calibration=signals(1))
-    assert GreedyRateDistortion().quantize([], Budget(file_bytes=10), measure, silent).codes == []
+    assert GreedyRateDistortion().quantize(Task([], Budget(file_bytes=10), measure, silent)).codes == []

@@ -32,6 +32,7 @@ class Quantizer(nn.Module, ABC):
 
     def __init__(self, **parameters: float):
         super().__init__()
+        self._scales = 0
         for name in self.parameter_names:
             value = min(max(parameters[name], _LEAST), 1 / _LEAST)
             self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
@@ -48,11 +49,23 @@ class Quantizer(nn.Module, ABC):
     def values(self, codes: Tensor) -> Tensor:
         """Return what real codes decode to."""
 
+    def scale_by(self, scale: Tensor) -> None:
+        """Let decoded weights be multiplied by a scale, too; the weights it is given are then those over it."""
+        self.register_buffer(f"scale_{self._scales}", scale, persistent=False)
+        self._scales += 1
+
+    def decoded(self, codes: Tensor) -> Tensor:
+        """Return the weights that codes decode to, scales included."""
+        values = self.values(codes)
+        for number in range(self._scales):
+            values = values * self.get_buffer(f"scale_{number}")
+        return values
+
     def forward(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the decoded weights and the real codes, each with its gradients."""
         codes = self.codes(weights)
         bounded = codes.detach().clamp(-MAX_CODE, MAX_CODE)
-        return self.values(codes + (bounded.round() - codes.detach())), codes
+        return self.decoded(codes + (bounded.round() - codes.detach())), codes
 
     def integers(self, weights: Tensor) -> Tensor:
         """Return the integer codes, int32."""

@@ -1,13 +1,14 @@
 """What training starts from: the module as it will run, the weights and grids of another method or of plain ranges."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from l2fmt.dtypes import dtype_by_torch_name
-from l2fmt.optimize.base import Budget, Calibration, Measure, Progress, WeightTensor, get_method
+from l2fmt.optimize.base import Calibration, Task, WeightTensor, get_method
 from l2fmt.optimize.learning.quantizers import Quantizer, make_quantizer
 from l2fmt.optimize.learning.settings import Settings
 from l2fmt.optimize.learning.student import (
@@ -54,8 +55,8 @@ class Start:
             name, dtype, tuple(parameter.shape), lambda: _array(self._module.get_parameter(name).reshape(-1))
         )
 
-    def student(self, budget: Budget, measure: Measure, progress: Progress) -> Student:
-        """Return the student as training finds it, at the size of the budget if another method is to begin."""
+    def student(self, task: Task) -> Student:
+        """Return the student as training finds it, at the size of the task if another method is to begin."""
         settings, calibration = self._settings, self._calibration
         weights: dict[str, Tensor] = {}
         quantizers: dict[str, Quantizer] = {}
@@ -63,26 +64,31 @@ class Start:
 
         def begin(tensor: WeightTensor, code: QuantizedTensor | None) -> None:
             weight = torch.from_numpy(np.array(tensor.load(), np.float32).reshape(tensor.shape))
+            scales: list[Tensor] = []
             step, kind = None, settings.transform if len(tensor.shape) > 1 else "linear"
             unit = float(weight.double().square().mean().sqrt()) or 1.0
             if code is not None:
                 step = unit = code.transform.step  # type: ignore[attr-defined]
+                scales = [torch.from_numpy(scale) for scale in code.scales]
+                for scale in scales:
+                    weight = weight / scale
                 if kind in ("linear", "joint"):
                     # The codes' errors cancel: the weights begin in their cells, as near as they can.
                     q = torch.from_numpy(code.codes.astype(np.float32)).reshape(tensor.shape)
                     weight = (weight / step).clamp(q - _MARGIN, q + _MARGIN) * step
             weights[tensor.name], units[tensor.name] = weight, unit
-            quantizers[tensor.name] = make_quantizer(kind, weight, step)
+            quantizer = quantizers[tensor.name] = make_quantizer(kind, weight, step)
+            for scale in scales:
+                quantizer.scale_by(scale)
 
         matrices = [t for t in self.tensors if len(t.shape) > 1]
         coded: dict[str, QuantizedTensor] = {}
         if settings.start != "range":
 
             def folded(codes: Sequence[QuantizedTensor], vectors: object = None) -> Size:
-                return measure(codes, self.fixed)
+                return task.measure(codes, self.fixed)
 
-            first = get_method(settings.start)
-            start = first.quantize(matrices, budget, folded, progress, calibration)
+            start = get_method(settings.start).quantize(replace(task, tensors=matrices, measure=folded))
             self.codes = start.codes
             coded = {code.name: code for code in start.codes}
         for tensor in matrices:

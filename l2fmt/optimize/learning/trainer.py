@@ -114,8 +114,9 @@ class Trainer:
         total, count = 0.0, 0
         with torch.no_grad():
             for batch in self._samples.sample(self._settings.batch_size, _MOST_COMPARED, self._settings.seed):
-                total += float(self._distance(batch.to(student.device, self._teacher.memory_format), values))
-                count += 1
+                found = self._distance(batch.to(student.device, self._teacher.memory_format), values)
+                total += batch.count * float(found)
+                count += batch.count
         return total / max(count, 1)
 
     def _iterate(self, what: str, batch: Batch) -> float:
@@ -134,6 +135,7 @@ class Trainer:
                 values[name].register_hook(lambda gradient, name=name: _note_rows(touched, name, gradient))
         loss = self._distance(batch, values)
         shown = float(loss.detach())
+        loss = loss * (batch.count / settings.batch_size)  # samples of rare shapes, in small batches, count no more
         if not math.isfinite(shown):
             raise InputError(
                 f"training diverged: the distance from the full model is {shown}; try lower learning rates"

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from l2fmt.inputs.calibration import Batch, CalibrationSet
-from l2fmt.optimize.base import Calibration
+from l2fmt.optimize.base import Task
 from l2fmt.optimize.learning.distillation import Teacher, variance_scale
 from l2fmt.optimize.learning.student import working_copy
 from l2fmt.optimize.learning.taps import find_blocks, float_tensors, record
@@ -57,10 +58,15 @@ class _Sums:
     def _add(self, what: str, value: Tensor) -> None:
         self._given[what] = self._given[what] + value.double() if what in self._given else value.double()
 
+    def add_words(self, words: Tensor, gradient: Tensor) -> None:
+        """Count the rows that a table was asked for, and add up the squared gradients of each."""
+        rows: int = self.layer.module.num_embeddings  # type: ignore[assignment]
+        squares = gradient.double().square().reshape(-1, gradient.shape[-1])
+        self._add("counts", torch.bincount(words.reshape(-1), minlength=rows))
+        self._add("by word", torch.zeros(rows).to(squares).index_add(0, words.reshape(-1), squares.mean(1)))
+        self._add("by column", squares.sum(0))
+
     def add_inputs(self, given: Tensor, generator: torch.Generator) -> None:
-        if self.layer.is_table:
-            self._add("counts", torch.bincount(given.reshape(-1), minlength=self.layer.module.weight.shape[0]))  # type: ignore[union-attr]
-            return
         inputs, each = self.layer.inputs(given.float(), _MOST_INPUTS, generator)
         self._add("gram", (inputs.transpose(1, 2) @ inputs).double() * each)
         means, places = self.layer.means(given.float())
@@ -76,11 +82,12 @@ class _Sums:
 
     def result(self, batches: int) -> Curvature | None:
         given = {what: value / batches for what, value in self._given.items()}
+        if "by word" in given:  # rows and columns as factors of a matrix of rank one
+            columns = given["by column"] / given["by column"].mean().clamp(min=1e-300)
+            return Curvature(columns[None], with_unseen(given["by word"], self._given["counts"]))
         if "squares" not in given:
             return None
         squares = given["squares"] / given["calls"]  # inputs of all calls are added up already
-        if self.layer.is_table:  # its rows are words: how often each occurs; its columns are outputs
-            return Curvature(squares[None], expected_counts(self._given["counts"]) / batches)
         hessian = given["gram"]
         if "gram of means" in given:
             coherence = float(given["coherent"] / given["incoherent"].clamp(min=1e-300))
@@ -88,32 +95,28 @@ class _Sums:
         return Curvature(hessian, squares)
 
 
-def expected_counts(counts: Tensor) -> Tensor:
-    """Return how often each word is to be expected in data like those that it was counted in, float64[words].
+def with_unseen(importance: Tensor, counts: Tensor) -> Tensor:
+    """Return what words are expected to count in data like those that they were counted in, float64[words].
 
-    Good and Turing: words that have not occurred will occur as often, all together, as those did that occurred once.
+    Words of which there was none will count, all together, as much as those did that occurred once (Good and Turing).
     """
     never = int((counts == 0).sum())
-    return counts + int((counts == 1).sum()) / never if never else counts
+    return importance + importance[counts == 1].sum() / never if never else importance
 
 
-def curvatures_of(
-    calibration: Calibration,
-    names: Sequence[str],
-    batch_size: int,
-    blocks: bool = True,
-    seed: int = 0,
-    progress: Callable[[float], None] = lambda done: None,
-) -> dict[str, Curvature]:
-    """Return the curvature of each of these weights that a layer with data has, as `measure_curvature` says.
+def curvatures_of(task: Task, batch_size: int, blocks: bool = True, seed: int = 0) -> dict[str, Curvature]:
+    """Return the curvature of each weight of a task that a layer with data has, as `measure_curvature` says.
 
-    With `blocks` the outputs of blocks count beside the final ones.
+    With `blocks` the outputs of blocks count beside the final ones. Without data there are none.
     """
+    calibration, report = task.calibration, partial(task.progress, "measuring curvature")
+    if calibration is None:
+        return {}
     module = working_copy(calibration.module)
-    layers = find_layers(module, names)
+    layers = find_layers(module, task.names)
     teacher = Teacher(module, find_blocks(module) if blocks else [])
     teacher.probe(next(calibration.samples.in_order(batch_size)))
-    return measure_curvature(teacher, list(layers.values()), calibration.samples, batch_size, seed, progress)
+    return measure_curvature(teacher, list(layers.values()), calibration.samples, batch_size, seed, report)
 
 
 def measure_curvature(
@@ -142,7 +145,7 @@ def measure_curvature(
     batches = 0
     try:
         for batch in samples.sample(batch_size, _MOST_SAMPLES, seed):
-            _backward(teacher, batch.to(teacher.device), generator)
+            _backward(teacher, batch.to(teacher.device), batch.count / batch_size, generator)
             batches += 1
             progress(min(batches * batch_size / used, 1.0))
     finally:
@@ -158,6 +161,10 @@ def _hook(sums: _Sums, generator: torch.Generator) -> Callable[..., None]:
     def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         if not given or output.dim() < 2:  # passed by keyword, or a single vector: without samples no statistics
             return
+        if sums.layer.is_table:
+            if output.requires_grad:
+                output.register_hook(lambda gradient: sums.add_words(given[0], gradient.detach()))
+            return
         with torch.no_grad():
             sums.add_inputs(given[0].detach(), generator)
         if output.requires_grad:
@@ -166,17 +173,17 @@ def _hook(sums: _Sums, generator: torch.Generator) -> Callable[..., None]:
     return hook
 
 
-def _backward(teacher: Teacher, batch: Batch, generator: torch.Generator) -> None:
-    """Send random projections of the outputs back through the module."""
+def _backward(teacher: Teacher, batch: Batch, share: float, generator: torch.Generator) -> None:
+    """Send random projections of the outputs back through the module; `share` is what the batch counts."""
     with torch.enable_grad(), record(teacher.module, teacher.tapped) as taps:
         final = list(float_tensors(teacher.module(*batch.args, **batch.kwargs)))
     final += [output for head in teacher.heads for output in taps[head]]
     shared = [taps[name] for name in teacher.blocks if taps.get(name)]
     total = torch.zeros((), device=final[0].device)
-    for outputs, share in [(final, 1.0), *((outputs, 1.0 / len(shared)) for outputs in shared)]:
+    for outputs, part in [(final, share), *((outputs, share / len(shared)) for outputs in shared)]:
         for output in outputs:
             if output.requires_grad:
-                weight = (share / len(outputs) / output.numel() / variance_scale(output.detach())).sqrt()
+                weight = (part / len(outputs) / output.numel() / variance_scale(output.detach())).sqrt()
                 random = torch.randn(output.shape, generator=generator).to(output.device)
                 total = total + weight * (output * random).sum()
     total.backward()

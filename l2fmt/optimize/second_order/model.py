@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from math import log
+from math import log, prod
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class Rounding:
     rate_weight: float
     refits: int
     passes: int
+    scales: bool = False
 
 
 class Model:
@@ -52,7 +53,10 @@ class Model:
             progress("preparing layers", number / len(tensors))
             rows = weights.reshape(weights.shape[0] if weights.ndim > 1 else 1, -1)
             self._curvatures.append(curvatures.get(tensor.name) or _without_data(rows))
-            self._rounders.append(Rounder.of(rows, self._curvatures[-1], rounding.damping, rounding.row_damping))
+            positions = prod(weights.shape[2:]) if rounding.scales and weights.ndim > 1 else None
+            self._rounders.append(
+                Rounder.of(rows, self._curvatures[-1], rounding.damping, rounding.row_damping, positions)
+            )
         levels = np.array([r.level for r in self._rounders])
         known = np.array([t.name in curvatures for t in tensors])
         typical = float(np.exp(np.log(levels[known]).mean())) if known.any() else 1.0
@@ -63,10 +67,10 @@ class Model:
             self._rounders[number] = replace(rounder, sensitivity=rounder.sensitivity * factor)
         self._levels = np.where(known, levels, typical)
         self._bases = (typical ** (1 - rounding.step_exponent) * self._levels**rounding.step_exponent) ** -0.5
-        peaks = np.array([float(np.abs(w).max(initial=0)) for w in loaded])
+        peaks = np.array([float(np.abs(r.weights).max(initial=0)) for r in self._rounders])
         self._finest_steps = np.maximum(peaks / _MAX_CODE, float(np.finfo(np.float32).tiny))
         self.finest_scale = float((self._finest_steps / self._bases).min())
-        self._spreads = [float(w.std()) for w in loaded]
+        self._spreads = [float(r.weights.std()) for r in self._rounders]
 
     def at_rate(self, rate_weight: float) -> "Model":
         """Return the same model with another weight of code lengths."""
@@ -77,8 +81,8 @@ class Model:
     def distance(self, codes: Sequence[QuantizedTensor]) -> float:
         """Return the distance of outputs that the errors of these codes cause, by the curvatures as they were given."""
         total = 0.0
-        for code, curvature, rounder in zip(codes, self._curvatures, self._rounders, strict=True):
-            weights = rounder.weights.reshape(-1, rounder.weights.shape[2])
+        for tensor, code, curvature, rounder in zip(self.tensors, codes, self._curvatures, self._rounders, strict=True):
+            weights = np.asarray(tensor.load(), np.float32).reshape(-1, rounder.weights.shape[2])
             total += curvature.distance(decoded(code).reshape(weights.shape) - weights)
         return total
 
@@ -109,8 +113,8 @@ class Model:
                 chosen.append(self._round(i, step, fitted and (fitted[0], fitted[1][i]), passes))
             codes = chosen
         return [
-            QuantizedTensor(t.name, t.dtype, t.shape, c, Uniform(step))
-            for t, c, step in zip(self.tensors, codes, steps, strict=True)
+            QuantizedTensor(t.name, t.dtype, t.shape, c, Uniform(step), rounder.row_scale, rounder.column_scale)
+            for t, c, step, rounder in zip(self.tensors, codes, steps, self._rounders, strict=True)
         ]
 
     def _round(self, number: int, step: float, fitted: tuple[TableSet, ClassMap] | None, passes: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.scales import paying_scales
 
 _BLOCK = 96  # columns quantized before the others hear of it: one matrix product instead of many updates
 _DEAD = 1e-4  # of the mean: inputs that are hardly ever there, rows that hardly matter
@@ -16,9 +17,9 @@ _DEAD = 1e-4  # of the mean: inputs that are hardly ever there, rows that hardly
 class Rounder:
     """A layer ready to be rounded: damped curvature and its inverse's Cholesky factor; `None` if it is diagonal.
 
-    weights float32[groups, rows, columns]; hessian float32[groups, columns, columns] or [groups, columns]; feedback as
-    `feed_back` wants it; sensitivity float64[groups, rows]. `level` is the typical curvature that a
-    rounding error meets.
+    weights float32[groups, rows, columns], over the scales of their rows and columns if there are any;
+    hessian float32[groups, columns, columns] or [groups, columns]; feedback as `feed_back` wants it; sensitivity
+    float64[groups, rows]. `level` is the typical curvature that a rounding error meets.
     """
 
     weights: np.ndarray
@@ -26,10 +27,22 @@ class Rounder:
     feedback: np.ndarray | None
     sensitivity: np.ndarray
     level: float
+    row_scale: np.ndarray | None
+    column_scale: np.ndarray | None
 
     @classmethod
-    def of(cls, weights: np.ndarray, curvature: Curvature, damping: float, row_damping: float) -> "Rounder":
-        """Prepare weights float32[rows of all groups, columns]."""
+    def of(
+        cls,
+        weights: np.ndarray,
+        curvature: Curvature,
+        damping: float,
+        row_damping: float,
+        positions: int | None = None,
+    ) -> "Rounder":
+        """Prepare weights float32[rows of all groups, columns].
+
+        With `positions`, how many neighbouring columns share a scale, rows and columns get scales where they pay.
+        """
         groups = curvature.hessian.shape[0]
         shaped = np.ascontiguousarray(weights.reshape(groups, -1, weights.shape[1]))
         sensitivity = curvature.sensitivity.cpu().numpy().reshape(groups, -1)
@@ -44,8 +57,24 @@ class Rounder:
             upper = _feedback(hessian)
             inverse_squares = upper.diagonal(dim1=1, dim2=2) ** -2.0
             feedback = upper.float().cpu().numpy()
-        typical = float(inverse_squares.log().mean().exp())
-        return cls(shaped, hessian.float().cpu().numpy(), feedback, sensitivity, typical * float(sensitivity.mean()))
+        pivots, curved = inverse_squares.cpu().numpy(), hessian.float().cpu().numpy()
+        row_scale = column_scale = None
+        if positions:
+            row_scale = paying_scales(sensitivity.reshape(-1), shaped.shape[2])
+            means = np.exp(np.log(pivots).reshape(groups, -1, positions).mean((0, 2)))
+            column_scale = paying_scales(means, weights.shape[0] * positions)
+        if row_scale is not None:
+            rows = row_scale.reshape(groups, -1)
+            shaped, sensitivity = shaped / rows[:, :, None], sensitivity * rows**2
+        if column_scale is not None:
+            columns = np.repeat(column_scale, positions or 1)
+            shaped, pivots = shaped / columns, pivots * columns**2
+            if feedback is None:
+                curved = curved * columns**2
+            else:
+                curved, feedback = curved * columns[:, None] * columns, feedback / columns
+        level = float(np.exp(np.log(pivots).mean()) * sensitivity.mean())
+        return cls(shaped, curved, feedback, sensitivity, level, row_scale, column_scale)
 
     def round(
         self, step: float, slope: float, costs: np.ndarray, classes: np.ndarray, limit: int, passes: int

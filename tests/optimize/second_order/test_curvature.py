@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from l2fmt.inputs.calibration import CalibrationSet
 from l2fmt.optimize.learning.distillation import Teacher, distance
-from l2fmt.optimize.second_order.curvature import Curvature, expected_counts, measure_curvature
+from l2fmt.optimize.second_order.curvature import Curvature, measure_curvature, with_unseen
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 
 
@@ -159,7 +159,7 @@ def test_words_that_did_not_occur_are_expected_as_often_as_others_occurred_once(
     shares = 1 / torch.arange(1, words + 1, dtype=torch.float64)
     drawn_words = torch.multinomial(shares, 20_000, replacement=True, generator=torch.Generator().manual_seed(5))
     seen, later = (torch.bincount(half, minlength=words) for half in drawn_words.chunk(2))
-    expected = expected_counts(seen)
+    expected = with_unseen(seen.double(), seen)
     never = seen == 0
     assert never.sum() > 500
     assert float(expected[never].sum()) == pytest.approx(float(later[never].sum()), rel=0.1)
@@ -168,4 +168,37 @@ def test_words_that_did_not_occur_are_expected_as_often_as_others_occurred_once(
 
 @pytest.mark.parametrize("counts", [[3, 1, 2], [0, 4, 0], [0, 0]])
 def test_counts_that_say_nothing_of_other_words_stay(counts: list[int]) -> None:
-    assert expected_counts(torch.tensor(counts)).tolist() == counts
+    assert with_unseen(torch.tensor(counts), torch.tensor(counts)).tolist() == counts
+
+
+def test_words_count_as_much_as_the_output_heeds_them() -> None:
+    """A word that the model hardly looks at is hardly worth a bit, however often it occurs."""
+
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(4, 8)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return (self.words(ids) * torch.where(ids == 0, 0.1, 1.0)[..., None]).mean(1)
+
+    module = Weighted()
+    ids = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 2], [0, 0, 3, 1]]).repeat(40, 1)
+    found = measure_curvature(
+        Teacher(module, []), list(find_layers(module, ["words.weight"]).values()), CalibrationSet.of(ids), 30
+    )["words.weight"].sensitivity
+    assert found[0] / found[2] == pytest.approx(8 * 0.1**2, rel=0.2)
+    assert found[1] / found[2] == pytest.approx(2, rel=0.2)
+
+
+def test_samples_count_alike_in_whatever_batch_they_are() -> None:
+    """Of thirty-two sentences one has a length of its own, and so a batch of its own."""
+    module = nn.Sequential(nn.Embedding(40, 8), nn.Linear(8, 300))
+    alike = torch.arange(31)[:, None].expand(31, 2).contiguous()
+    found = measure_curvature(
+        Teacher(module, []),
+        list(find_layers(module, ["0.weight"]).values()),
+        CalibrationSet.of([alike, torch.full((1, 4), 31)]),
+        31,
+    )["0.weight"].sensitivity
+    assert found[31] / found[:31].mean() == pytest.approx(1, rel=0.3)  # twice as many places, of half the weight each

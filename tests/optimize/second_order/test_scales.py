@@ -1,0 +1,100 @@
+"""Scales of rows and columns: what they save, when they pay, and that they are another way to write the problem."""
+
+import numpy as np
+import pytest
+import torch
+
+from l2fmt.dtypes import DTYPES
+from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.rounding import Rounder
+from l2fmt.optimize.second_order.scales import paying_scales, saving
+from l2fmt.pipeline.encode import encoded_scale
+from l2fmt.transforms import to_float32
+
+UNEVEN = np.exp(np.random.default_rng(3).normal(0, 1.2, 60))
+
+
+def test_scales_even_out_what_counts() -> None:
+    for weights_each, dtype in ((80, "F8_E8M0"), (4000, "BF16")):
+        scales = paying_scales(UNEVEN, weights_each)
+        assert scales is not None and encoded_scale(scales)[0] == DTYPES[dtype]
+        evened = UNEVEN * scales.astype(np.float64) ** 2
+        assert evened.max() / evened.min() < (4.1 if dtype == "F8_E8M0" else 1.03)
+        ideal = 0.5 * np.log2(UNEVEN.mean() / np.exp(np.log(UNEVEN).mean()))
+        assert 0.8 * ideal < saving(UNEVEN, scales) <= ideal * (1 + 1e-9)
+
+
+def test_scales_that_do_not_pay_are_left_out() -> None:
+    assert paying_scales(np.ones(50), 10_000) is None
+    assert paying_scales(UNEVEN, 8) is None
+    assert paying_scales(1 + 0.01 * UNEVEN, 100) is None
+
+
+def test_what_is_saved_is_the_rate_at_one_distance() -> None:
+    """Fine uniform steps on Gaussian columns: distance is the weighted mean of step^2 / 12, bits are log2(1 / step)."""
+    scales = paying_scales(UNEVEN, 4000)
+    assert scales is not None
+    plain_step = 0.01
+    plain = (UNEVEN * plain_step**2 / 12).mean()
+    step = plain_step * np.sqrt(plain / (UNEVEN * (plain_step * scales) ** 2 / 12).mean())
+    bits = np.log2(1 / plain_step) - np.log2(1 / (step * scales.astype(np.float64))).mean()
+    assert saving(UNEVEN, scales) == pytest.approx(bits, rel=1e-6)
+
+
+def uneven_problem(groups: int, rows: int, channels: int, positions: int) -> tuple[np.ndarray, Curvature]:
+    random = np.random.default_rng(0)
+    columns = channels * positions
+    inputs = random.normal(size=(groups, 400, columns)) @ random.normal(size=(groups, columns, columns))
+    inputs *= np.repeat(np.exp(random.normal(0, 0.8, channels)), positions)
+    hessian = torch.from_numpy(inputs.transpose(0, 2, 1) @ inputs / 400)
+    hessian += 0.05 * hessian.diagonal(dim1=1, dim2=2).diag_embed()  # what is added to all layers is next to nothing
+    sensitivity = torch.from_numpy(np.exp(random.normal(0, 1.5, rows * groups)))
+    return random.normal(size=(rows * groups, columns)).astype(np.float32), Curvature(hessian, sensitivity)
+
+
+@pytest.mark.parametrize(("groups", "positions"), [(1, 1), (1, 4), (2, 1)])
+def test_rounding_with_scales_is_rounding_of_scaled_weights(groups: int, positions: int) -> None:
+    weights, curvature = uneven_problem(groups, 64 // groups, 48 // positions, positions)
+    scaled = Rounder.of(weights, curvature, 0.0, 0.0, positions)
+    assert scaled.row_scale is not None and scaled.column_scale is not None
+    assert scaled.row_scale.shape == (64,) and scaled.column_scale.shape == (48 // positions,)
+    rows, columns = scaled.row_scale[:, None], np.repeat(scaled.column_scale, positions)
+    wide = torch.from_numpy(columns.astype(np.float64))
+    other = Rounder.of(
+        weights / rows / columns,
+        Curvature(curvature.hessian * wide * wide[:, None], curvature.sensitivity * torch.from_numpy(rows[:, 0]) ** 2),
+        0.0,
+        0.0,
+    )
+    assert other.row_scale is None and scaled.level == pytest.approx(other.level, rel=0.02)
+    costs, classes = np.abs(np.arange(-30, 31, dtype=np.float32))[None], np.zeros(weights.size, np.uint8)
+    step = 0.3
+    slope = 0.1 * scaled.level * step**2
+    found, expected = (r.round(step, slope, costs, classes, 30, 1) for r in (scaled, other))
+    assert (found != expected).mean() < 0.06  # the little that is added counts differently
+
+
+def test_scales_lessen_the_distance_that_the_same_rate_leaves() -> None:
+    weights, curvature = uneven_problem(1, 64, 48, 1)
+    costs, classes = np.zeros((1, 8001), np.float32), np.zeros(weights.size, np.uint8)
+    distances = []
+    for positions in (None, 1):
+        rounder = Rounder.of(weights, curvature, 0.0, 0.0, positions)
+        scale = np.ones_like(weights)
+        for axis, own in enumerate((rounder.row_scale, rounder.column_scale)):
+            scale = scale if own is None else scale * np.expand_dims(own, 1 - axis)
+        step = 0.1 / float(np.exp(np.log(scale).mean()))  # the same rate, if steps are fine
+        codes = rounder.round(step, 0.0, costs, classes, 4000, 2)
+        distances.append(curvature.distance((codes * step * scale).astype(np.float32) - weights))
+    assert distances[1] < 0.6 * distances[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([0.5, 1, 2.0**100, 2.0**-126], "F8_E8M0"), ([1.5, 2, 0.0703125], "BF16"), ([0.1, 2], "F32")]
+)
+def test_scales_are_written_as_short_as_they_can_be(values: list[float], dtype: str) -> None:
+    scale = np.array(values, np.float32)
+    found, data = encoded_scale(scale)
+    assert found is not None and found is DTYPES[dtype] and len(data) == scale.size * found.itemsize
+    assert np.array_equal(to_float32(np.frombuffer(data, found.numpy), found), scale)
+    assert encoded_scale(None) == (None, b"")
