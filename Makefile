@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint types wheel audit clean
+.PHONY: demo test test-gpu lint types wheel audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/l2fmt demo
@@ -13,6 +13,12 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/l2fmt warmup
 	$(BIN)/pytest
+
+# On a machine with an NVIDIA GPU and its driver; torch has to be a build for CUDA. CUDA=cuda12 for CUDA 12.
+CUDA ?= cuda13
+test-gpu: $(VENV)/.test
+	$(PIP) --no-build-isolation -e '.[$(CUDA)]'
+	$(BIN)/pytest -m gpu -rs
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

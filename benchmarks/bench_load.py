@@ -196,7 +196,7 @@ def drop_from_cache(path: Path) -> None:
 
 
 def load_throttled(path: Path) -> object:
-    with Throttled(path) as file, Store(file, TorchFramework.of("cpu", None)) as store:
+    with Throttled(path) as file, Store(file, TorchFramework.of(None)) as store:
         return store.get_all()
 
 

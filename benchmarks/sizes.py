@@ -1,15 +1,18 @@
 """Sizes of whole files, to the byte: models packed by `rd` and without loss.
 
-    python -m benchmarks.sizes [--models digits resnet20]
+    python -m benchmarks.sizes [--models digits resnet20] [--digests]
 
 Measures these models, by default all that can be had, and replaces their rows of `sizes.csv` beside this file.
+`--digests` prints the SHA-256 of each file instead, to compare what different Pythons or machines write.
 `tests/test_sizes.py` packs the small ones again: a change that moves a size shows, and is then made on purpose by
 running this again. An empty `ratio` is without loss.
 """
 
 import argparse
 import csv
+import hashlib
 import sys
+from contextlib import nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,14 @@ DIGITS = "digits"  # the model of `l2fmt demo`
 _FIELDS = ("model", "ratio", "file_bytes")
 
 
-def file_bytes(model: str, ratio: str) -> int:
-    """Pack a model and return the bytes of its file; raises DataNotFoundError where the model is not to be had."""
+def packed(model: str, ratio: str) -> bytes:
+    """Pack a model and return its file; raises DataNotFoundError where the model is not to be had."""
     options: dict[str, Any] = {"target_ratio": float(ratio)} if ratio else {"lossless": True}
-    if model != DIGITS:
-        return pack(MODELS[model].checkpoint(), **options).file_bytes
-    with as_file(files("l2fmt.demo") / "digits.safetensors") as path:
-        return pack(path, **options).file_bytes
+    demo = as_file(files("l2fmt.demo") / "digits.safetensors")
+    with demo if model == DIGITS else nullcontext(MODELS[model].checkpoint()) as path:
+        data = pack(path, **options).data
+    assert data is not None  # there is no target
+    return data
 
 
 def read() -> dict[tuple[str, str], int]:
@@ -47,16 +51,23 @@ def _write(sizes: dict[tuple[str, str], int]) -> None:
 
 
 def main() -> None:
-    """Measure, and write the table after each model."""
+    """Measure, and write the table after each model, or print digests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models = [DIGITS, *MODELS]
     parser.add_argument("--models", nargs="+", default=models, choices=models)
-    for model in parser.parse_args().models:
+    parser.add_argument("--digests", action="store_true")
+    arguments = parser.parse_args()
+    for model in arguments.models:
         try:
-            found = {(model, ratio): file_bytes(model, ratio) for ratio in RATIOS}
+            written = {ratio: packed(model, ratio) for ratio in RATIOS}
         except DataNotFoundError as error:
             print(error, file=sys.stderr)
             continue
+        if arguments.digests:
+            for ratio, data in written.items():
+                print(model, ratio or "lossless", len(data), hashlib.sha256(data).hexdigest())
+            continue
+        found = {(model, ratio): len(data) for ratio, data in written.items()}
         sizes = (read() if TABLE.exists() else {}) | found
         _write({(m, r): sizes[m, r] for m in models for r in RATIOS if (m, r) in sizes})
         print(model, *found.values())

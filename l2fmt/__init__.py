@@ -23,6 +23,7 @@ from l2fmt.errors import (
 
 if TYPE_CHECKING:
     from l2fmt.api import PackResult, compress, pack
+    from l2fmt.indexing import IndexResult, index
     from l2fmt.report import diff, inspect, plot_layers, verify
     from l2fmt.torch import load, load_file, load_model, safe_open, save, save_file, save_model
     from l2fmt.unpacking import unpack
@@ -35,6 +36,8 @@ _LAZY = {
     "compress": "l2fmt.api",
     "unpack": "l2fmt.unpacking",
     "PackResult": "l2fmt.api",
+    "index": "l2fmt.indexing",
+    "IndexResult": "l2fmt.indexing",
     "inspect": "l2fmt.report",
     "verify": "l2fmt.report",
     "diff": "l2fmt.report",
@@ -52,6 +55,7 @@ __all__ = [
     "CorruptFileError",
     "FileAccessError",
     "FormatError",
+    "IndexResult",
     "InputError",
     "L2Error",
     "LimitExceededError",
@@ -66,6 +70,7 @@ __all__ = [
     "__version__",
     "compress",
     "diff",
+    "index",
     "inspect",
     "load",
     "load_file",

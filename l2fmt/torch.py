@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from l2fmt import cuda
 from l2fmt.container import Limits, TensorEntry
 from l2fmt.dtypes import DType, dtype_by_torch_name
 from l2fmt.errors import InputError, UnsupportedError
 from l2fmt.inputs.tensors import TensorMapping, identity
 from l2fmt.numpy import NUMPY_NAMES, NumpyFramework, as_bytes, own_metadata
-from l2fmt.pipeline import PlainTensor, write_files
-from l2fmt.store import Framework, LazyFile, Store, alias_names
+from l2fmt.pipeline import Encoding, PlainTensor, write_files
+from l2fmt.store import LazyFile, Store, alias_names
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
 
@@ -44,15 +45,17 @@ def load_file(
     """Load all tensors of a model: a `.l2c` file, a `.l2c.index.json`, or a folder that holds one of them.
 
     Args:
-        device: "cpu"; move the tensors from there.
+        device: "cpu", or a CUDA device such as "cuda" or "cuda:1", which then decodes: the compressed bytes go to it.
         dtype: convert floating-point tensors to it.
         limits: what the file may take, by default up to the machine's memory.
         threads: how many decode, by default `torch.get_num_threads()`; the tensors do not depend on it.
 
-    Checksums are always verified. Memory: the decoded tensors, and for each thread the bytes of a tensor as stored.
-    Raises CorruptFileError naming the tensor, LimitExceededError, UnsupportedError, FileAccessError kinds.
+    Checksums are always verified. Memory: the decoded tensors, and for each thread the bytes of a tensor as stored; on
+    a GPU the decoded tensors and some 200 MB, or twice the stored bytes of a tensor if it is larger. Raises
+    CorruptFileError naming the tensor, LimitExceededError, UnsupportedError, FileAccessError kinds, MemoryError; for a
+    GPU UnsupportedError if there is none, MissingDependencyError without CuPy.
     """
-    with Store(filename, TorchFramework.of(device, dtype), limits=limits, threads=threads) as store:
+    with _open(filename, device, dtype, limits, threads) as store:
         return store.get_all()
 
 
@@ -60,7 +63,7 @@ def load(
     data: bytes, *, dtype: torch.dtype | None = None, limits: Limits | None = None, threads: int | None = None
 ) -> dict[str, Tensor]:
     """Load all tensors from the bytes of a file; otherwise as `load_file`."""
-    with Store(as_bytes(data), TorchFramework.of("cpu", dtype), limits=limits, threads=threads) as store:
+    with _open(as_bytes(data), "cpu", dtype, limits, threads) as store:
         return store.get_all()
 
 
@@ -80,26 +83,29 @@ class safe_open(LazyFile[Any]):
         limits: Limits | None = None,
         threads: int | None = None,
     ):
-        maker: Framework[Any] = TorchFramework.of(device, None if framework in NUMPY_NAMES else dtype)
-        if framework in NUMPY_NAMES:
-            maker = NumpyFramework.of(dtype)
-        elif framework not in TORCH_NAMES:
+        if framework in TORCH_NAMES:
+            super().__init__(_open(filename, device, dtype, limits, threads))
+            return
+        if framework not in NUMPY_NAMES:
             raise InputError(f"there is no framework {framework!r}; the frameworks are 'pt' and 'np'")
-        super().__init__(Store(filename, maker, limits=limits, threads=threads))
+        if _place(device) is not None:
+            raise InputError(f"arrays of NumPy are in the CPU's memory, not on device {str(device)!r}")
+        super().__init__(Store(filename, NumpyFramework.of(dtype), limits=limits, threads=threads))
 
 
 def load_model(
-    model: nn.Module, filename: Path, strict: bool = True, device: Device = "cpu"
+    model: nn.Module, filename: Path, strict: bool = True, device: Device | None = None
 ) -> tuple[list[str], list[str]]:
     """Load a file into a module and return the names (missing, unexpected); the module keeps its dtypes and devices.
 
+    `device` decodes: by default the CUDA device on which the whole module is, else the CPU.
     Everything is decoded and checked before the module is touched. A name that is tied to one in the file is not
     missing, nor is a batch norm's `num_batches_tracked`, which torch does not ask for either. Raises InputError for a
     tensor of another shape and, if `strict`, for missing and unexpected names; otherwise as `load_file`.
     """
-    tensors = load_file(filename, device)
-    origin = f"{os.fsdecode(filename)} does not fit the {type(model).__name__}"
     own = model.state_dict()
+    tensors = load_file(filename, _device_of(own) if device is None else device)
+    origin = f"{os.fsdecode(filename)} does not fit the {type(model).__name__}"
     for name, tensor in tensors.items():
         if _is_real(mine := own.get(name)) and mine.shape != tensor.shape:
             found, needed = list(tensor.shape), list(mine.shape)
@@ -120,6 +126,12 @@ def load_model(
     return missing, unexpected
 
 
+def _device_of(state: Mapping[str, Any]) -> torch.device:
+    """Return the CUDA device that all tensors of a module are on, else that of the CPU."""
+    devices = {value.device for value in state.values() if _is_real(value)}
+    return devices.pop() if len(devices) == 1 and next(iter(devices)).type == "cuda" else torch.device("cpu")
+
+
 def _batch_counters(model: nn.Module) -> Iterator[str]:
     """Yield the names of counters that older checkpoints lack: `load_state_dict` leaves them as they are."""
     for name, module in model.named_modules():
@@ -134,14 +146,19 @@ def save_file(
     *,
     max_shard_bytes: int | None = None,
     overwrite: bool = True,
+    device: Device = "cpu",
 ) -> None:
     """Save tensors without loss, atomically; `l2fmt.pack` makes them smaller.
 
     Keys of `metadata` that begin with "l2fmt." say how a file was made and are left out. `max_shard_bytes` splits
-    larger models into shards with an index. Raises InputError naming the tensor, FileAccessError kinds.
+    larger models into shards with an index. `device` encodes, the CPU or a CUDA device; the files are the same. Raises
+    InputError naming the tensor, FileAccessError kinds, and for a GPU what `load_file` raises.
     """
+    place = _place(device)
+    encoding = Encoding(device=None if place is None else place.open())
     plain, aliases = _plain_tensors(tensors)
-    write_files(filename, plain, aliases, own_metadata(metadata), max_shard_bytes=max_shard_bytes, overwrite=overwrite)
+    own = own_metadata(metadata)
+    write_files(filename, plain, aliases, own, encoding, max_shard_bytes=max_shard_bytes, overwrite=overwrite)
 
 
 def save(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -159,23 +176,13 @@ def save_model(model: nn.Module, filename: Path, metadata: Mapping[str, str] | N
 
 @dataclass(frozen=True)
 class TorchFramework:
-    """Makes tensors in the CPU's memory; with `dtype` floating-point tensors are converted to it."""
+    """Makes tensors in the CPU's memory; with `dtype` floating-point tensors are converted to it, wherever they are."""
 
     dtype: torch.dtype | None = None
 
     @classmethod
-    def of(cls, device: Device, dtype: torch.dtype | None) -> "TorchFramework":
-        """Return the framework for a device and dtype of the caller, or raise UnsupportedError or InputError."""
-        try:
-            kind = "cuda" if isinstance(device, int) else torch.device(device).type
-        except RuntimeError as error:
-            raise InputError(f"device {device!r} is unknown to torch; use 'cpu'") from error
-        if kind == "cuda":
-            raise UnsupportedError(
-                "decoding on a GPU is not in this version: load with device='cpu' and move the tensors with .to('cuda')"
-            )
-        if kind != "cpu":
-            raise UnsupportedError(f"device {str(device)!r}: load with device='cpu' and move the tensors")
+    def of(cls, dtype: torch.dtype | None) -> "TorchFramework":
+        """Return the framework for a dtype of the caller, or raise InputError."""
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise InputError(f"dtype {dtype} is no floating-point dtype of torch; only such tensors are converted")
         return cls(dtype)
@@ -184,16 +191,12 @@ class TorchFramework:
         return torch.get_num_threads()
 
     def allocate(self, entry: TensorEntry) -> tuple[Tensor, np.ndarray]:
-        dtype = getattr(torch, entry.dtype.torch_name, None)
-        if dtype is None:
-            raise UnsupportedError(
-                f"tensor {entry.name!r} is {entry.dtype}, which torch {torch.__version__} does not have; "
-                "l2fmt.numpy returns its bits"
-            )
-        try:
-            tensor = torch.empty(entry.shape, dtype=dtype)
-        except RuntimeError as error:  # how torch reports that memory is out
-            raise MemoryError(f"tensor {entry.name!r} takes {entry.nbytes} bytes: {error}") from error
+        tensor = cuda.allocate(
+            entry.shape,
+            cuda.torch_dtype(entry),
+            torch.device("cpu"),
+            f"tensor {entry.name!r} takes {entry.nbytes} bytes",
+        )
         memory = _bytes_of(tensor)
         _prefer_huge_pages(memory)
         return tensor, memory.view(entry.dtype.word)
@@ -203,6 +206,29 @@ class TorchFramework:
 
     def part(self, tensor: Tensor, index: Any) -> Tensor:
         return tensor[index].clone()
+
+
+def _open(
+    source: Any, device: Device, dtype: torch.dtype | None, limits: Limits | None, threads: int | None
+) -> Store[Tensor]:
+    """Open a model whose tensors are made on a device."""
+    framework, place = TorchFramework.of(dtype), _place(device)
+    if place is None:
+        return Store(source, framework, limits=limits, threads=threads)
+    return cuda.DeviceStore(source, framework, place, limits=limits, threads=threads)
+
+
+def _place(device: Device) -> cuda.Place | None:
+    """Return a device of the caller as one that decodes, None for the CPU; raise UnsupportedError or InputError."""
+    try:
+        chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is unknown to torch; use 'cpu' or 'cuda'") from error
+    if chosen.type == "cuda":
+        return cuda.gpu(chosen)
+    if chosen.type != "cpu":
+        raise UnsupportedError(f"device {str(device)!r}: load with device='cpu' and move the tensors")
+    return None
 
 
 def as_array(tensor: Tensor, name: str) -> tuple[np.ndarray, DType]:

@@ -38,8 +38,9 @@ def unpack(
         dtype: convert floating-point tensors to it.
 
     Tied weights: safetensors has none, so every name gets a copy and the state dict is complete; "pt" keeps them
-    tied. Metadata go into the safetensors file, with `format: pt`; a state dict has no place for them. Memory:
-    safetensors takes one tensor, "pt" all of them. Raises FormatError kinds, InputError, FileAccessError kinds.
+    tied. The copies count for `max_decoded_bytes`: a few bytes in the file name a tensor once more. Metadata go into
+    the safetensors file, with `format: pt`; a state dict has no place for them. Memory: safetensors takes one tensor,
+    "pt" all of them. Raises FormatError kinds, InputError, FileAccessError kinds.
     """
     chosen = format or _format_of(target)
     if chosen not in FORMATS:
@@ -48,7 +49,11 @@ def unpack(
         raise InputError(f"a target must be a path or a binary file, not {type(target)}")
     from l2fmt.torch import TorchFramework
 
-    with Store(source, TorchFramework.of("cpu", dtype), limits=limits) as store:
+    with Store(source, TorchFramework.of(dtype), limits=limits) as store:
+        if chosen == "safetensors":
+            total = sum(store.entry(name).nbytes for name in store.names())
+            what = "bytes of the tensors, with a copy for each alias"
+            (limits or Limits()).check("max_decoded_bytes", total, what)
         sink = atomic_write(target, overwrite=overwrite) if is_path(target) else nullcontext(target)
         with sink as file:
             if chosen == "pt":

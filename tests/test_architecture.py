@@ -21,8 +21,9 @@ LAYERS = [
     {"store", "inputs", "demo"},
     {"optimize"},
     {"numpy"},
+    {"cuda"},
     {"torch"},
-    {"report", "unpacking"},
+    {"report", "unpacking", "indexing"},
     {"plan"},
     {"api"},
     {"cli"},
@@ -33,9 +34,9 @@ FACADE, FACADE_NAMES = "__init__", {"__version__"}
 
 OPTIMIZE_USERS = {"optimize", "plan", "api", "cli", FACADE}
 HEAVY_USERS = {
-    "torch": {"torch", "inputs", "optimize", "report", "unpacking", "demo", "plan", "api", "cli"},
+    "torch": {"torch", "cuda", "inputs", "optimize", "report", "unpacking", "demo", "plan", "api", "cli"},
     "numba": {"l2codec", "optimize"},
-    "cupy": {"l2codec", "torch"},
+    "cupy": {"l2codec"},
     "click": {"cli"},
     "tqdm": {"cli"},
     "sklearn": {"demo"},

@@ -2,14 +2,19 @@
 
 import io
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from l2fmt import unpack
+import l2codec
+from l2codec import FrequencyTable, TableSet
+from l2fmt import Limits, unpack
+from l2fmt._registry import RANS, UNIFORM
+from l2fmt.container import Reader, Stream, TableSetEntry, Writer
 from l2fmt.dtypes import DTYPES
-from l2fmt.errors import FormatError, InputError, TargetExistsError
+from l2fmt.errors import FormatError, InputError, LimitExceededError, TargetExistsError
 from l2fmt.torch import load, save
 
 
@@ -106,3 +111,32 @@ def test_nothing_is_left_of_a_failure(model, flipped, tmp_path):
     assert (tmp_path / "x.pt").read_bytes() == b"precious"
     unpack(model, tmp_path / "x.pt", overwrite=True)
     assert same(torch.load(tmp_path / "x.pt"), load(model))
+
+
+def test_copies_of_tied_weights_count(tmp_path):
+    """A kilobyte may name a tensor of a megabyte 100,000 times: 100 GB in safetensors, and nothing in a state dict."""
+    with Writer(tmp_path / "bomb.l2c") as writer:
+        writer.add_table_set(TableSetEntry(8, 1, 0, 1, TableSet([FrequencyTable([256], 8)]).to_bytes()))
+        stream = Stream(RANS, block_bits=30)
+        data = l2codec.encode("rans", np.zeros(1 << 18, np.uint8), TableSet([FrequencyTable([256], 8)]), block_bits=30)
+        writer.add_group([("w", DTYPES["F32"], (512, 512))], UNIFORM, [0, 1.0], (None, None), [(stream, data)])
+        for number in range(100_000):
+            writer.add_alias(f"a{number}", "w")
+    limits = Limits(max_decoded_bytes=1 << 30)
+    with pytest.raises(LimitExceededError, match=r"each alias: 104858648576 is above.*max_decoded_bytes") as caught:
+        unpack(tmp_path / "bomb.l2c", tmp_path / "bomb.safetensors", limits=limits)
+    assert caught.value.limit == "max_decoded_bytes"
+    assert [path.name for path in tmp_path.iterdir()] == ["bomb.l2c"]
+    assert (tmp_path / "bomb.l2c").stat().st_size < 300_000
+    unpack(tmp_path / "bomb.l2c", tmp_path / "bomb.pt", limits=limits)
+    assert (tmp_path / "bomb.pt").stat().st_size < 30_000_000
+
+
+def test_the_limit_of_copies(model, tmp_path):
+    with Reader(model) as reader:
+        total = sum(reader.resolve(name).nbytes for name in reader.names())
+        assert total > reader.index.nbytes
+    with pytest.raises(LimitExceededError, match="a copy for each alias"):
+        unpack(model, tmp_path / "x.safetensors", limits=Limits(max_decoded_bytes=total - 1))
+    unpack(model, tmp_path / "x.safetensors", limits=Limits(max_decoded_bytes=total))
+    unpack(model, tmp_path / "x.pt", limits=Limits(max_decoded_bytes=total - 1))

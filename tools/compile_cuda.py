@@ -36,7 +36,10 @@ KERNELS = {
         *(f"range_decode<{', '.join(p)}>" for p in product(FLAGS, SINKS)),
         *(f"range_encode<{', '.join(p)}>" for p in product(FLAGS, SYMBOLS)),
     ],
-    "huffman": [f"huffman_decode<{', '.join(p)}>" for p in product(FLAGS, SINKS)],
+    "huffman": [
+        *(f"huffman_decode<{', '.join(p)}>" for p in product(FLAGS, SINKS)),
+        *(f"huffman_encode<{', '.join(p)}>" for p in product(FLAGS, SYMBOLS)),
+    ],
     "raw": [f"raw_decode<{sink}>" for sink in SINKS],
 }
 

@@ -12,6 +12,7 @@ from l2fmt.cli._limits import way_out
 from l2fmt.cli.bench import bench
 from l2fmt.cli.demo import demo
 from l2fmt.cli.diff import diff
+from l2fmt.cli.index import index
 from l2fmt.cli.inspect import inspect
 from l2fmt.cli.pack import pack
 from l2fmt.cli.plot import plot
@@ -111,5 +112,5 @@ def main(ctx: click.Context, version: bool) -> None:
 
 
 main.params.append(_verbose_option())
-for _command in (pack, unpack, inspect, verify, diff, plot, bench, demo, warmup):
+for _command in (pack, unpack, inspect, verify, diff, index, plot, bench, demo, warmup):
     main.add_command(_command)

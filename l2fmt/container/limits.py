@@ -18,8 +18,9 @@ class Limits:
     `max_tensors` bounds each kind of entry of the index by itself: tensors, groups, streams, table sets, aliases,
     metadata and sections. `max_tensor_bytes` is the decoded size of a tensor, or of a group of tensors that are coded
     together, and also the most offsets that the class vectors of a group may have; `max_decoded_bytes` the size of all
-    tensors; `max_table_bytes` what all table sets take once expanded. A source that cannot seek is read into memory up
-    to `max_decoded_bytes`. Change some with `dataclasses.replace`.
+    tensors, of all shards, and of what `unpack` writes where every alias gets a copy; `max_table_bytes` what all table
+    sets take once expanded. A source that cannot seek is read into memory up to `max_decoded_bytes`. Change some with
+    `dataclasses.replace`.
 
     To open a file takes at most five times the bytes of its inflated index and 2,000 bytes for each entry of it; to
     decode a group, its stored and decoded bytes, twice the decoded bytes if it has several tensors, a dozen bytes for

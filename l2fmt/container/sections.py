@@ -1,7 +1,7 @@
-"""Optional sections: the resume points of rANS streams (spec/container.md 8), and how to drop all sections."""
+"""Optional sections: the resume points of rANS streams (spec/container.md 8), and copies with other sections."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,23 +88,33 @@ def count_points(group: Group, stream: Stream, interval: int) -> int:
 def strip(source: Any, target: Any, *, overwrite: bool = False, limits: Limits | None = None) -> bytes | None:
     """Copy a file without its optional sections; groups keep their bytes. Return the bytes if `target` is None."""
     with Reader(source, limits=limits) as reader:
-        index = reader.index
-        with Writer(target, metadata=index.metadata, overwrite=overwrite) as writer:
-            for number, entry in enumerate(index.table_sets):
-                writer.add_table_set(entry, for_classes=number == index.class_set)
-            for number, group in enumerate(index.groups):
-                data = reader.read_group(number)
-                writer.add_group(
-                    [(tensor.name, tensor.dtype, tensor.shape) for tensor in group.tensors],
-                    group.transform,
-                    group.parameters,
-                    group.scales,
-                    list(zip(group.streams, data.streams, strict=True)),
-                    data.row_scales or b"",
-                    data.column_scales or b"",
-                    data.class_bytes,
-                )
-            for alias, name in index.aliases.items():
-                writer.add_alias(alias, name)
-            writer.order(tensor.name for tensor in index.tensors)
+        return copy(reader, target, {}, overwrite=overwrite)
+
+
+def copy(reader: Reader, target: Any, sections: Mapping[str, bytes], *, overwrite: bool = False) -> bytes | None:
+    """Copy an open file with other optional sections, by kind; groups keep their bytes. What is returned is as above.
+
+    Raises what `Writer` raises, and CorruptFileError for a group that is damaged.
+    """
+    index = reader.index
+    with Writer(target, metadata=index.metadata, overwrite=overwrite) as writer:
+        for number, entry in enumerate(index.table_sets):
+            writer.add_table_set(entry, for_classes=number == index.class_set)
+        for number, group in enumerate(index.groups):
+            data = reader.read_group(number)
+            writer.add_group(
+                [(tensor.name, tensor.dtype, tensor.shape) for tensor in group.tensors],
+                group.transform,
+                group.parameters,
+                group.scales,
+                list(zip(group.streams, data.streams, strict=True)),
+                data.row_scales or b"",
+                data.column_scales or b"",
+                data.class_bytes,
+            )
+        for alias, name in index.aliases.items():
+            writer.add_alias(alias, name)
+        for kind, content in sections.items():
+            writer.add_section(kind, content)
+        writer.order(tensor.name for tensor in index.tensors)
     return writer.getvalue() if target is None else None

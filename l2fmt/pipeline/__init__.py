@@ -3,7 +3,7 @@
 from l2fmt.pipeline.decode import decode_group, decode_tensor
 from l2fmt.pipeline.encode import Encoding, write_model
 from l2fmt.pipeline.files import Size, write_files
-from l2fmt.pipeline.resume import check_resume
+from l2fmt.pipeline.resume import check_resume, find_resume
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "check_resume",
     "decode_group",
     "decode_tensor",
+    "find_resume",
     "write_files",
     "write_model",
 ]

@@ -2,44 +2,48 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 import l2codec
 from l2codec import TableSet, resume_points
+from l2codec.cuda.device import Device
+from l2codec.cuda.encoding import encode as encode_on_device
+from l2codec.rans import count_points
 from l2fmt import _registry
 from l2fmt.container.entries import Stream, TableSetEntry
 from l2fmt.container.sections import RESUME, ResumePoints, build_resume
 from l2fmt.container.writer import Writer
-from l2fmt.dtypes import DTYPES
+from l2fmt.dtypes import DTYPES, DType
 from l2fmt.errors import InputError
 from l2fmt.pipeline.fitting import encode_class_vectors, fit_class_tables, fit_family
 from l2fmt.pipeline.grouping import GroupPlan, SymbolSequence, plan_groups
+from l2fmt.pipeline.resume import check_interval
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
-
-_F32 = DTYPES["F32"]
 
 
 @dataclass(frozen=True)
 class Encoding:
     """How symbols are coded: `coder` is rans, range, huffman or raw; `tables` the most frequency tables of a set.
 
-    `resume_interval` (symbols, a multiple of 32) adds resume points to rANS streams longer than it
-    (spec/entropy-coding.md 6.1). `threads` share the work; the bytes do not depend on it.
+    `resume_interval` (symbols, a multiple of 32) adds resume points to rANS streams with blocks longer than it
+    (spec/entropy-coding.md 6.1). `threads` share the work, or `device`, a GPU, encodes; the bytes do not depend on it.
     """
 
     coder: str = "rans"
     tables: int = 16
     resume_interval: int | None = None
     threads: int = 1
+    device: Device | None = None
 
     def __post_init__(self) -> None:
         if self.coder not in _registry.CODERS:
             raise InputError(f"there is no coder {self.coder!r}; the coders are {', '.join(_registry.CODERS)}")
         if not 1 <= self.tables <= 32:
             raise InputError(f"a set has 1 to 32 frequency tables, not {self.tables}")
-        if self.resume_interval is not None and (self.resume_interval < 256 or self.resume_interval % 32):
-            raise InputError(f"the resume interval is a multiple of 32 from 256 on, not {self.resume_interval}")
+        if self.resume_interval is not None:
+            check_interval(self.resume_interval)
         if self.threads < 1:
             raise InputError(f"encoding takes at least one thread, not {self.threads}")
 
@@ -106,7 +110,7 @@ def _write_group(
             encoding.resume_interval
             and sequence.classes
             and encoding.coder == "rans"
-            and symbols.size > encoding.resume_interval
+            and count_points(symbols.size, stream.block_bits, encoding.resume_interval)
         ):
             resume.append(
                 ResumePoints(
@@ -114,20 +118,33 @@ def _write_group(
                 )
             )
     first = group.tensors[0]
-    scales = [getattr(first, name, None) for name in ("row_scale", "column_scale")]
-    scale_bytes = [b"" if scale is None else np.asarray(scale, "<f4").tobytes() for scale in scales]
+    (row_dtype, row_bytes), (column_dtype, column_bytes) = (
+        encoded_scale(getattr(first, name, None)) for name in ("row_scale", "column_scale")
+    )
     classes = encode_class_vectors(group.sequences, class_tables)
     writer.add_group(
         [(t.name, t.dtype, t.shape) for t in group.tensors],
         group.transform,
         group.parameters,
-        (None if scales[0] is None else _F32, None if scales[1] is None else _F32),
+        (row_dtype, column_dtype),
         streams,
-        scale_bytes[0],
-        scale_bytes[1],
+        row_bytes,
+        column_bytes,
         classes,
     )
-    return sum(map(len, [*(data for _, data in streams), *scale_bytes, classes])), resume
+    return sum(map(len, [*(data for _, data in streams), row_bytes, column_bytes, classes])), resume
+
+
+def encoded_scale(scale: np.ndarray | None) -> tuple[DType | None, bytes]:
+    """Return the dtype and the bytes of a scale, float32[n]: the shortest that keeps it (spec/transforms.md 7)."""
+    if scale is None:
+        return None, b""
+    words = np.ascontiguousarray(scale, "<f4").view("<u4")
+    if not (words & 0x7FFFFF).any():  # powers of two; none is subnormal
+        return DTYPES["F8_E8M0"], (words >> 23).astype("u1").tobytes()
+    if not (words & 0xFFFF).any():
+        return DTYPES["BF16"], (words >> 16).astype("<u2").tobytes()
+    return DTYPES["F32"], words.tobytes()
 
 
 def _encode(symbols: np.ndarray, sequence: SymbolSequence, encoding: Encoding) -> tuple[Stream, bytes]:
@@ -138,9 +155,11 @@ def _encode(symbols: np.ndarray, sequence: SymbolSequence, encoding: Encoding) -
     mask = sum(bit << i for i, bit in enumerate(v is not None for v in (classes.row, classes.column, classes.position)))
     lanes, block_bits = l2codec.recommended_layout(l2codec.code_length(symbols, tables, classes), symbols.size)
     lanes = lanes if encoding.coder == "rans" else 1
-    data = l2codec.encode(
-        encoding.coder, symbols, tables, classes, lanes=lanes, block_bits=block_bits, threads=encoding.threads
-    )
+    if encoding.device is None:
+        encode = partial(l2codec.encode, threads=encoding.threads)
+    else:
+        encode = partial(encode_on_device, encoding.device)
+    data = encode(encoding.coder, symbols, tables, classes, lanes=lanes, block_bits=block_bits)
     stream = Stream(
         _registry.CODERS[encoding.coder],
         table_set=sequence.table_set,

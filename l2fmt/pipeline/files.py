@@ -26,7 +26,7 @@ class Size:
     weight_bytes: int
 
 
-class _Counter(io.RawIOBase):
+class Counter(io.RawIOBase):
     """Counts what is written, and passes it on to a binary file object if there is one."""
 
     def __init__(self, inner: Any = None):
@@ -131,7 +131,7 @@ def _write_one(
     overwrite: bool,
     progress: Callable[[float], None] | None = None,
 ) -> Size:
-    counter = None if is_path(target) else _Counter(target)
+    counter = None if is_path(target) else Counter(target)
     with Writer(target if counter is None else counter, metadata=metadata, overwrite=overwrite) as writer:
         for alias, name in aliases.items():
             writer.add_alias(alias, name)

@@ -1,13 +1,38 @@
-"""Check the resume points of a file against the streams they belong to (spec/container.md 8)."""
+"""Resume points of the streams of a file: find them, and check those that it has (spec/container.md 8)."""
 
 import numpy as np
 
 import l2codec
 from l2codec import CodecError
-from l2fmt.container import Reader, parse_resume
-from l2fmt.container.sections import RESUME
-from l2fmt.errors import CorruptFileError
+from l2fmt._registry import MAX_LANE_BITS, RANS
+from l2fmt.container import Reader, ResumePoints, parse_resume
+from l2fmt.container.sections import RESUME, count_points
+from l2fmt.errors import CorruptFileError, InputError
 from l2fmt.pipeline.classes import class_maps
+
+_LEAST_INTERVAL, _MOST_LANES = 256, 1 << MAX_LANE_BITS
+
+
+def check_interval(interval: int) -> None:
+    """Raise InputError unless every stream may have resume points every `interval` symbols."""
+    if interval < _LEAST_INTERVAL or interval % _MOST_LANES:
+        raise InputError(
+            f"the resume interval is a multiple of {_MOST_LANES} from {_LEAST_INTERVAL} on, not {interval}"
+        )
+
+
+def find_resume(reader: Reader, interval: int) -> list[ResumePoints]:
+    """Decode every rANS stream with blocks longer than `interval` symbols and return its resume points.
+
+    Raises InputError for an interval that not every stream may have, CorruptFileError naming the tensor.
+    """
+    check_interval(interval)
+    return [
+        ResumePoints(number, place, interval, *_find_points(reader, number, place, interval))
+        for number, group in enumerate(reader.index.groups)
+        for place, stream in enumerate(group.streams)
+        if stream.coder == RANS and count_points(group, stream, interval)
+    ]
 
 
 def check_resume(reader: Reader) -> int:
@@ -20,23 +45,29 @@ def check_resume(reader: Reader) -> int:
         return 0
     total = 0
     for record in parse_resume(reader.read_section(section), reader.index):
-        group = reader.index.groups[record.group]
-        stream = group.streams[record.stream]
-        data = reader.read_group(record.group)
-        try:
-            found = l2codec.resume_points(
-                data.streams[record.stream],
-                group.symbols,
-                reader.table_sets[stream.table_set],
-                class_maps(reader, group, data)[record.stream],
-                lanes=1 << stream.lane_bits,
-                block_bits=stream.block_bits,
-                interval=record.interval,
-            )
-        except CodecError as error:
-            raise CorruptFileError(f"{group.label}: {error}") from error
-        if not np.array_equal(found, np.column_stack([record.positions, record.states])):
-            where = f"section {RESUME!r}, {group.label}, stream {record.stream}"
+        found = _find_points(reader, record.group, record.stream, record.interval)
+        if not all(map(np.array_equal, found, (record.positions, record.states))):
+            where = f"section {RESUME!r}, {reader.index.groups[record.group].label}, stream {record.stream}"
             raise CorruptFileError(f"{where}: a resume point is not where the stream passes")
-        total += len(found)
+        total += len(record.positions)
     return total
+
+
+def _find_points(reader: Reader, number: int, place: int, interval: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the word positions and the states at the resume points of a stream of a group."""
+    group = reader.index.groups[number]
+    stream = group.streams[place]
+    data = reader.read_group(number)
+    try:
+        points = l2codec.resume_points(
+            data.streams[place],
+            group.symbols,
+            reader.table_sets[stream.table_set],
+            class_maps(reader, group, data)[place],
+            lanes=1 << stream.lane_bits,
+            block_bits=stream.block_bits,
+            interval=interval,
+        )
+    except CodecError as error:
+        raise CorruptFileError(f"{group.label}: {error}") from error
+    return points[:, 0], points[:, 1:]

@@ -33,6 +33,12 @@ class QuantizedTensor:
         """Number of elements."""
         return self.codes.size
 
+    @property
+    def scales(self) -> list[np.ndarray]:
+        """The scales that there are, float32, each in a shape that multiplies values of `shape`."""
+        given = [(axis, s) for axis, s in enumerate((self.row_scale, self.column_scale)) if s is not None]
+        return [s.reshape([-1 if i == axis else 1 for i in range(len(self.shape))]) for axis, s in given]
+
     def __post_init__(self) -> None:
         if self.dtype.name not in ("F16", "BF16", "F32", "F64"):
             raise InputError(f"tensor {self.name!r}: {self.dtype} cannot be quantized, only F16, BF16, F32 and F64")

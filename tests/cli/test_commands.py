@@ -44,7 +44,7 @@ def test_help_and_version(run):
         result = run(*arguments)
         assert result.exit_code == 0 and "inspect" in result.stdout and result.stderr == ""
     assert "0.1" in run("--version").stdout
-    for command in ("pack", "unpack", "inspect", "verify", "diff", "plot", "bench", "warmup", "demo"):
+    for command in ("pack", "unpack", "inspect", "verify", "diff", "index", "plot", "bench", "warmup", "demo"):
         assert "--verbose" in run(command, "--help").stdout
 
 

@@ -15,6 +15,7 @@ READING = {
     "verify": (),
     "unpack": ("-f",),
     "diff": (),
+    "index": (),
     "bench": ("-r", "1"),
     "plot": ("-f",),
 }

@@ -4,19 +4,51 @@ A process of its own, as the address sanitizer must be loaded before everything 
 damaged and how many of them were refused.
 """
 
+import ctypes
 import sys
-from typing import Any
 
 import numpy as np
 
-import l2codec
 from l2codec import CorruptStreamError, Values
-from l2codec.cuda import Form, Status
-from tests.codec.conftest import build
+from l2codec.cuda import decoding
+from l2codec.cuda.device import Device, Memory
+from l2codec.cuda.staging import Staging
+from tests.codec.conftest import Case, build
 from tests.cuda import shim
-from tests.cuda.device import Device, Launch, decoding
+from tests.cuda.cases import Check, Points, points_of, stream_of
+from tests.cuda.device import ShimDevice
 
-REFUSED = "refused"
+_REFUSED = "refused"
+_GAP = 32
+_sanitizer = ctypes.CDLL(None)
+
+
+class Guarded(Staging):
+    """Leaves gaps between arrays on the device, which kernels must not touch."""
+
+    guarded: list[tuple[int, int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.guarded = []
+
+    def add(self, array: np.ndarray | None) -> int:
+        place = super().add(array)
+        if array is not None:
+            self.size += _GAP
+            self.guarded.append((place + array.nbytes, self.size))
+        return place
+
+    def upload(self, device: Device, memory: Memory) -> np.ndarray:
+        host = super().upload(device, memory)
+        device.wait()
+        for start, stop in self.guarded:
+            poison(memory.address + start, stop - start)
+        return host
+
+
+def poison(address: int, nbytes: int) -> None:
+    _sanitizer.__asan_poison_memory_region(ctypes.c_void_p(address), ctypes.c_size_t(nbytes))
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
@@ -35,60 +67,68 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(result)
 
 
-def attempts(seed: int) -> list[tuple[Launch, np.ndarray, object]]:
-    """Return launches on damaged streams, what they write to, and what the reference of the codec makes of each."""
+def attempts(seed: int) -> list[tuple[Check, object]]:
+    """Return damaged streams, and what the reference of the codec makes of each."""
     rng = np.random.default_rng(seed)
     coder = ("rans", "rans", "range", "huffman")[seed % 4]
     lanes = int(rng.choice([1, 4, 32]))
     case = build(
         coder, int(rng.choice([1, 12, 31])), 8 + seed % 3, 1 + seed % 3, lanes, 8, int(rng.integers(1, 500)), seed
     )
-    options: dict[str, Any] = {"form": Form.WIDE8} if coder == "rans" else {}
-    data, result = case.encode(), []
+    result = []
     for _ in range(6):
-        bad = damaged(data, rng)
-        out = np.zeros(case.symbols.size, case.symbols.dtype)
-        arguments = Values(out, 0), case.tables, case.classes
+        bad = damaged(case.encode(), rng)
         try:
-            launch = decoding(coder, bad, *arguments, case.layout, **options)
+            stream = stream_of(case, bad)
         except CorruptStreamError:
             continue  # a host has found out before any kernel runs
         try:
             expected: object = case.decode(bad, backend="reference").tolist()
         except CorruptStreamError:
-            expected = REFUSED
-        result.append((launch, out, expected))
+            expected = _REFUSED
+        result.append((Check(coder, stream, values(case), b""), expected))
     if coder == "rans":
-        result += wrong_points(case, data, rng)
+        result += wrong_points(case, rng)
     return result
 
 
-def wrong_points(case, data: bytes, rng: np.random.Generator) -> list[tuple[Launch, np.ndarray, object]]:
-    """Return launches that start from damaged resume points."""
-    interval = 2 * case.layout["lanes"]
-    model = case.symbols.size, case.tables, case.classes
-    points = l2codec.resume_points(data, *model, **case.layout, interval=interval)
+def values(case: Case) -> Values:
+    return Values(np.zeros(case.symbols.size, case.symbols.dtype), 0)
+
+
+def wrong_points(case: Case, rng: np.random.Generator) -> list[tuple[Check, object]]:
+    """Return streams with damaged resume points."""
+    points = points_of(case, 2 * case.layout["lanes"])
     result = []
-    for _ in range(2 if points.size else 0):
-        bad = points.copy()
+    for _ in range(2 if points.points.size else 0):
+        bad = points.points.copy()
         bad[int(rng.integers(len(bad))), int(rng.integers(bad.shape[1]))] ^= 1 << int(rng.integers(32))
-        out = np.zeros(case.symbols.size, case.symbols.dtype)
-        values, resume = Values(out, 0), {"interval": interval, "points": bad}
-        launch = decoding("rans", data, values, case.tables, case.classes, case.layout, **resume, form=Form.WIDE8)
-        result.append((launch, out, REFUSED))
+        check = Check("points", stream_of(case), values(case), b"", Points(points.interval, bad))
+        result.append((check, _REFUSED))
     return result
 
 
 def main(first: int, last: int) -> None:
     """Run all attempts with these seeds and compare verdicts."""
+    decoding.Staging = Guarded  # pyright: ignore[reportPrivateImportUsage]
     everything = [attempt for seed in range(first, last) for attempt in attempts(seed)]
-    device = Device(shim.SANITIZERS)
-    device.prepare(launch for launch, _, _ in everything)
+    device = ShimDevice(shim.SANITIZERS)
     refused = 0
-    for number, (launch, out, expected) in enumerate(everything):
-        good = all(status is Status.GOOD for status in device.run(launch, number % 4))
-        assert (out.tolist() if good else REFUSED) == expected, f"attempt {number}: {launch.kernel}"
-        refused += not good
+    for device.schedule in range(4):
+        part = everything[device.schedule :: 4]
+        work = decoding.Decoding(device)
+        for check, _ in part:
+            work.add(check.stream, check.values, check.values.out.ctypes.data, points=check.points)
+        work.prepare()
+        work.launch()
+        memory = list(device.live)
+        bad = {failure.stream for failure in work.failures()}
+        for one in memory:
+            _sanitizer.__asan_unpoison_memory_region(ctypes.c_void_p(one.address), ctypes.c_size_t(one.nbytes))
+        for number, (check, expected) in enumerate(part):
+            found = _REFUSED if number in bad else check.values.out.tolist()
+            assert found == expected, f"attempt {number}: {check.about}"
+        refused += len(bad)
     print(len(everything), refused)
 
 

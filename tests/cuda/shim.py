@@ -41,15 +41,22 @@ class Library:
     def launch(
         self, kernel: str, blocks: int, threads: int, arguments: Sequence[object], shared: int = 0, schedule: int = 0
     ) -> None:
-        """Run a kernel on arrays, which are passed as pointers, and numpy scalars; raises LaunchError.
+        """Run a kernel on numpy scalars; raises LaunchError.
 
         `shared` is in bytes. `schedule` is the order in which threads take turns: 0 ascending, 1 descending, else the
         seed of random ones.
         """
-        values = [np.asarray(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
+        values = [np.asarray(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
+        self.launch_as_driver(kernel, blocks, threads, ctypes.addressof(pointers), shared, schedule)
+
+    def launch_as_driver(
+        self, kernel: str, blocks: int, threads: int, arguments: int, shared: int, schedule: int = 0
+    ) -> None:
+        """Run a kernel; `arguments` is the address of the addresses of its arguments, as for cuLaunchKernel."""
         shape = (ctypes.c_uint * 3)(blocks, threads, shared)
-        if not getattr(self._library, self._names[kernel])(pointers, shape, ctypes.c_uint(schedule)):
+        run = getattr(self._library, self._names[kernel])
+        if not run(ctypes.c_void_p(arguments), shape, ctypes.c_uint(schedule)):
             raise LaunchError(self._library.shim_message().decode())
 
 

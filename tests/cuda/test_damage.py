@@ -4,17 +4,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import l2codec
-from l2codec import Values
+from l2codec import KernelError, Values
 from l2codec.cuda import Status
+from l2codec.cuda.decoding import Points
 from tests.codec.conftest import build
-from tests.cuda import shim
-from tests.cuda.device import Device, decoding
+from tests.cuda import cases, shim
+from tests.cuda.cases import Check
+from tests.cuda.device import ShimDevice
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 120
@@ -40,22 +40,32 @@ def test_damaged_streams_under_sanitizers(streams):
 
 def test_the_status_says_what_is_wrong():
     case = build("rans", 12, 8, 1, 4, 8, 200, 1)
-    data, model = case.encode(), (case.symbols.size, case.tables, case.classes)
-    points = l2codec.resume_points(data, *model, **case.layout, interval=100)
-    far = points.copy()
+    data, points = case.encode(), cases.points_of(case, 100)
+    far = points.points.copy()
     far[0, 0] = 0xFFFFFFFF
-    resume: dict[str, Any] = {"interval": 100, "points": far}
     low_state = data[:4] + bytes([255, 255, 0, 0]) + data[8:]
-    device, out = Device(), np.zeros(200, np.uint8)
-    for bad, options, first, last in (
-        (data, {}, Status.GOOD, Status.GOOD),
-        (data[:-1], {}, Status.BAD_LENGTH, Status.BAD_LENGTH),
-        (low_state, {}, Status.BAD_STATE, Status.BAD_STATE),
-        (data[:-2], {}, Status.TOO_SHORT, Status.TOO_SHORT),
-        (data + bytes(2), {}, Status.TOO_LONG, Status.TOO_LONG),
-        (data, resume, Status.WRONG_POINT, Status.BAD_POINT),
+    device = ShimDevice()
+    for bad, given, expected in (
+        (data, None, []),
+        (data, points, []),
+        (data[:-1], None, [(0, Status.BAD_LENGTH)]),
+        (low_state, None, [(0, Status.BAD_STATE)]),
+        (data[:-2], None, [(0, Status.TOO_SHORT)]),
+        (data + bytes(2), None, [(0, Status.TOO_LONG)]),
+        (data, Points(100, far), [(0, Status.WRONG_POINT), (100, Status.BAD_POINT)]),
     ):
-        launch = decoding("rans", bad, Values(out, 0), case.tables, case.classes, case.layout, **options)
-        device.prepare([launch])
-        found = device.run(launch)
-        assert (found[0], found[-1]) == (first, last)
+        values = Values(np.zeros(200, np.uint8), 0)
+        good, wrong = (
+            Check("", cases.stream_of(case), values, b""),
+            Check("", cases.stream_of(case, bad), values, b"", given),
+        )
+        found = cases.decode(device, [good, wrong])
+        assert [(failure.symbol, failure.status) for failure in found] == expected
+        assert {failure.stream for failure in found} <= {1}
+
+
+def test_work_that_a_kernel_leaves_undone_is_noticed():
+    case = build("rans", 12, 8, 1, 4, 8, 200, 1)
+    check = Check("", cases.stream_of(case), Values(np.zeros(200, np.uint8), 0), b"")
+    with pytest.raises(KernelError, match="undone"):
+        cases.decode(ShimDevice(patch=("if (threadIdx.x % WARP == 0) status[i]", "if (count == 0) status[i]")), [check])

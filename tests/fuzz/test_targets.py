@@ -114,6 +114,20 @@ def test_output_of_a_failure_is_a_find(monkeypatch):
         TARGETS["commands"].run(vector("range"))
 
 
+def test_an_index_that_changes_the_model_is_a_find(monkeypatch):
+    run = readers._run
+
+    def broken(*arguments: Any) -> int:
+        if arguments[0] == "index":
+            arguments[1].write_bytes(vector("huffman"))
+            return 0
+        return run(*arguments)
+
+    monkeypatch.setattr(readers, "_run", broken)
+    with pytest.raises(oracle.BrokenPromiseError, match="index changes what a file decodes to"):
+        TARGETS["commands"].run(vector("range"))
+
+
 def test_the_machine_is_small_while_it_is_asked_for():
     assert limits.Limits().allowed("max_decoded_bytes") == oracle.MEMORY
     assert limits.physical_memory() == oracle.MEMORY

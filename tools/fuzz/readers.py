@@ -20,6 +20,7 @@ from tools.fuzz.oracle import are_shards_read_alike, attempt, check
 
 VECTORS = Path(__file__).parents[2] / "spec" / "vectors"
 _EXIT_CODES = (0, 1, 3, 4)
+_INTERVAL = 256  # symbols between resume points: the least
 _SHARDS = sorted((VECTORS / "sharded").glob("*.l2c"))
 
 
@@ -130,7 +131,7 @@ def read_shards(data: bytes) -> bool:
 
 
 def run_commands(data: bytes) -> bool:
-    """Inspect, verify and unpack a file from the command line: one sentence or a result, and no output of a failure."""
+    """The commands that read a file: one sentence or a result, and no output of a failure."""
     with tempfile.TemporaryDirectory(prefix="l2fmt-fuzz-") as name:
         folder = Path(name)
         source, target = folder / "model.l2c", folder / "model.safetensors"
@@ -146,7 +147,20 @@ def run_commands(data: bytes) -> bool:
         elif unpacked:
             with Reader(data) as reader:  # sections are no part of a model: only `verify` reads them
                 check(bool(reader.index.sections), "unpack decodes what verify refuses")
+        _check_indexing(source, data, verified)
         return verified
+
+
+def _check_indexing(source: Path, data: bytes, verified: bool) -> None:
+    """Check that a sound file gets resume points and is sound with them, and that a failure leaves what there was."""
+    indexed = _run("index", source, "--interval", _INTERVAL, "--quiet") == 0
+    if not indexed:
+        check(not verified, "index refuses what verify accepts")
+        check(source.read_bytes() == data, "index failed and changed the file")
+    elif verified:
+        check(_run("verify", source) == 0, "verify refuses what index writes")
+        same = reference_decoder.decode(source.read_bytes()) == reference_decoder.decode(data)
+        check(same, "index changes what a file decodes to")
 
 
 def _run(*arguments: object) -> int:

@@ -26,6 +26,10 @@ _WORD_TYPES = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}
 _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
 
 
+class UnsupportedStreamError(CodecError):
+    """A stream is one that kernels cannot count."""
+
+
 class Status(IntEnum):
     """What became of a segment: `Status` in common.cuh."""
 
@@ -112,7 +116,7 @@ def symbol_type(alphabet: int) -> str:
 def layout_fields(classes: ClassMap | int, values: Values | None = None) -> dict[str, int]:
     """Return the fields of a SEQUENCE that are numbers: where a symbol lies, and what is done with it.
 
-    Raises CodecError for a dimension that kernels cannot count.
+    Raises UnsupportedStreamError for a dimension that kernels cannot count.
     """
     shape = (1, 1, 1) if values is None or values.shape is None else values.shape
     fields = {"values": 1 << 16}
@@ -120,7 +124,9 @@ def layout_fields(classes: ClassMap | int, values: Values | None = None) -> dict
         shape = classes.shape
         fields |= {"base": classes.base, "top": classes.n_tables - 1}
     if max(shape) >= LARGEST_DIMENSION:
-        raise CodecError(f"on a GPU the dimensions of a tensor with classes or scales are below 2**31, not {shape}")
+        raise UnsupportedStreamError(
+            f"on a GPU the dimensions of a tensor with classes or scales are below 2**31, not {shape}"
+        )
     fields |= {"columns": shape[1], "positions": shape[2]}
     if values is None:
         return fields

@@ -1,11 +1,15 @@
-// Decoding of prefix codes (spec/entropy-coding.md 8): a thread decodes a block.
+// Prefix codes (spec/entropy-coding.md 8): a thread decodes or encodes a block.
 //
 //   huffman_decode<CLASSES, Sink>(sequences, segments, count, lookup, bits, status)
+//   huffman_encode<CLASSES, Symbol>(sequences, segments, count, lookup, alphabet, sizes, status)
 //
 // CLASSES, Sink   as in rans_decode.cu
-// lookup          of form PREFIXES; without CLASSES one table
+// Symbol          u8 or u16, what `Sequence.words` holds
+// lookup          of form PREFIXES; for encoding u32[tables, alphabet] = code word | length << 16, 2**31 where there is
+//                 none. Without CLASSES one table
 // Launch          blocks of at most 256 threads in any number: threads take segments in turn; no shared memory
 // status          u32[count], one for each segment, always written
+// sizes           u32[count], the bytes of each block, which begins at `data`, with room for as many as can be
 #include "lookups.cuh"
 #include "sinks.cuh"
 
@@ -47,5 +51,43 @@ __global__ void __launch_bounds__(256, 1) huffman_decode(
     for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
         const Segment segment = segments[i];
         status[i] = decode_block<CLASSES, Sink>(sequences[segment.sequence], segment, lookup, bits);
+    }
+}
+
+template <bool CLASSES, class Symbol>
+__device__ Status encode_block(
+    const Sequence& sequence, const Segment& segment, const u32* lookup, u32 alphabet, u32& size
+) {
+    const Symbol* const symbols = static_cast<const Symbol*>(sequence.words) + segment.first;
+    Place<CLASSES> place(sequence, segment.first, 1);
+    u64 held = 0;  // the lower bits of it are still to be written
+    u32 held_bits = 0, used = 0;
+    size = 0;
+    for (u32 i = 0; i < segment.count; i++) {
+        if (i > 0) place.forward();
+        const u32 symbol = symbols[i];
+        if (symbol >= alphabet) return IMPOSSIBLE_SYMBOL;
+        const u32 entry = lookup[place.table(sequence) * alphabet + symbol], length = entry >> 16;
+        if (length >> 15) return IMPOSSIBLE_SYMBOL;
+        held = held << length | (entry & 0xffff);
+        held_bits += length;
+        while (held_bits >= 8) {
+            held_bits -= 8;
+            segment.data[used++] = u8(held >> held_bits);
+        }
+    }
+    if (held_bits > 0) segment.data[used++] = u8(held << (8 - held_bits));
+    size = used;
+    return GOOD;
+}
+
+template <bool CLASSES, class Symbol>
+__global__ void __launch_bounds__(256, 1) huffman_encode(
+    const Sequence* __restrict__ sequences, const Segment* __restrict__ segments, u32 count,
+    const u32* __restrict__ lookup, u32 alphabet, u32* __restrict__ sizes, u32* __restrict__ status
+) {
+    for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+        const Segment segment = segments[i];
+        status[i] = encode_block<CLASSES, Symbol>(sequences[segment.sequence], segment, lookup, alphabet, sizes[i]);
     }
 }

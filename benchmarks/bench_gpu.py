@@ -1,0 +1,313 @@
+"""Speed of decoding, encoding and loading on a GPU.
+
+    python -m benchmarks.bench_gpu [-o benchmarks/results/gpu.json]
+
+Every case is first compared with the CPU, bit for bit. Then:
+
+* `decode`: kernels alone, between CUDA events, from streams on the GPU to symbols of one byte (u8), or by a codebook to
+  bfloat16; with one table, or with 8 tables chosen by a class map, as in files. Streams are of rANS with 32 lanes, in
+  blocks that cost at most 0.5 %. Sizes: 1 M, ResNet-18 (its 21 large tensors, 11.7 M in all, a stream each), 126 M,
+  1 G, and with a class map 12 M.
+* `encode`: kernels alone, from symbols on the GPU to blocks.
+* `load`: `load_file` of a file on disk that was read before, to the GPU, beside `torch.load` and safetensors with the
+  same tensors in float32. "points" is the file with resume points every 2**17 symbols, whose size is said too.
+
+Inputs and outputs take turns, so that no cache holds them. Times are medians. GB/s are of what is written (encoding:
+read), `share` is what is read and written against the bandwidth of a copy on the same GPU. Long streams repeat 2**22
+different symbols. It takes 8 GB of the GPU's memory and of the CPU's.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save_file as save_safetensors
+
+import l2fmt
+import l2fmt.cuda
+from benchmarks.environment import environment
+from benchmarks.synthetic import ALPHABET, make_symbols, scale_of
+from l2codec import ClassMap, TableSet, Values, encode
+from l2codec.cuda.decoding import Decoding, DeviceStream
+from l2codec.cuda.device import Device
+from l2codec.cuda.encoding import Encoding
+from l2fmt.dtypes import DTYPES
+from l2fmt.pipeline import Encoding as FileEncoding
+from l2fmt.pipeline import PlainTensor, QuantizedTensor, write_files
+from l2fmt.transforms import Uniform
+
+LANES, OVERHEAD = 32, 0.005
+PIECE = 1 << 22  # different symbols
+CLASSED = 12_000_000  # symbols with a class map
+CACHE_BYTES = 128 << 20  # more than any cache of a GPU holds
+RESUME_INTERVAL = 1 << 17
+DEFAULT = Path(__file__).parent / "results" / "gpu.json"
+
+RESNET18 = (
+    (64, 3, 7, 7),
+    *[(64, 64, 3, 3)] * 4,
+    *[(128, 64, 3, 3), (128, 128, 3, 3), (128, 64, 1, 1), *[(128, 128, 3, 3)] * 2],
+    *[(256, 128, 3, 3), (256, 256, 3, 3), (256, 128, 1, 1), *[(256, 256, 3, 3)] * 2],
+    *[(512, 256, 3, 3), (512, 512, 3, 3), (512, 256, 1, 1), *[(512, 512, 3, 3)] * 2],
+    (1000, 512),
+)
+TRANSFORMER = ((32000, 768), *[(2304, 768), (768, 768), (3072, 768), (768, 3072)] * 14)
+SIZES = {
+    "1 M": [1 << 20],
+    "ResNet-18": [int(np.prod(shape)) for shape in RESNET18],
+    "126 M": [30 * PIECE],
+    "1 G": [256 * PIECE],
+}
+MODELS = {"ResNet-18": RESNET18, "124 M transformer": TRANSFORMER}
+
+
+class Machine(Protocol):
+    """What is measured: a device, memory of it as tensors, and a clock."""
+
+    device: torch.device
+
+    def open(self) -> Device: ...
+
+    def milliseconds(self, function: Callable[[], object]) -> float:
+        """Return how long the device takes for what a function asks of it."""
+        ...
+
+    def synchronize(self) -> None: ...
+
+    def load(self, path: Path) -> dict[str, torch.Tensor]: ...
+
+
+class Gpu:
+    """The current CUDA device; raises UnsupportedError, MissingDependencyError."""
+
+    def __init__(self) -> None:
+        self._place = l2fmt.cuda.gpu(torch.device("cuda"))
+        self.device, self.open = self._place.device, self._place.open
+        self.name = torch.cuda.get_device_name(self.device)
+
+    def milliseconds(self, function: Callable[[], object]) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def load(self, path: Path) -> dict[str, torch.Tensor]:
+        return l2fmt.load_file(path, self.device)
+
+
+@dataclass
+class Symbols:
+    """Symbols with their model, in streams of 32 lanes with the shortest blocks that do not cost too much.
+
+    Streams of more symbols repeat them.
+    """
+
+    symbols: np.ndarray
+    tables: TableSet
+    classes: ClassMap | int
+    bits: float
+
+    @property
+    def layout(self) -> dict[str, int]:
+        cost = 24 * LANES + 32  # bits of a block
+        return {"lanes": LANES, "block_bits": max(8, math.ceil(math.log2(cost / (OVERHEAD * self.bits))))}
+
+    def stream(self, count: int) -> bytes:
+        """Return the stream of `count` symbols."""
+        part = self.symbols[:count]
+        layout: dict[str, Any] = {**self.layout, "threads": torch.get_num_threads()}
+        stream = encode("rans", part, self.tables, self.classes, **layout)
+        repeats, rest = divmod(count, part.size)
+        blocks = -(-part.size >> self.layout["block_bits"])
+        if repeats == 1:
+            return stream
+        assert not rest and blocks << self.layout["block_bits"] == part.size, "whole blocks are repeated"
+        lengths = np.frombuffer(stream, "<u4", blocks) if blocks > 1 else np.array([len(stream)], "<u4")
+        return np.tile(lengths, repeats).tobytes() + stream[-int(lengths.sum()) :] * repeats
+
+    def equals(self, found: torch.Tensor, codebook: np.ndarray | None) -> bool:
+        """Whether memory of a device holds the values of the symbols, repeated."""
+        words = self.symbols if codebook is None else codebook[self.symbols]
+        expected = torch.from_numpy(words.view(f"i{words.itemsize}")).to(found.device)
+        parts = found.view(expected.dtype).split(expected.numel())
+        return all(torch.equal(part, expected[: part.numel()]) for part in parts)
+
+
+def main() -> int:
+    """Measure, print, and write the results; return 2 without a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=DEFAULT)
+    parser.add_argument("-r", "--repeat", type=int, default=21)
+    parser.add_argument("--bits", type=float, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--no-load", action="store_true", help="kernels only")
+    arguments = parser.parse_args()
+    try:
+        gpu = Gpu()
+    except l2fmt.L2Error as error:
+        print(f"bench_gpu: {error}", file=sys.stderr)
+        return 2
+    sizes = {name: SIZES[name] for name in arguments.sizes}
+    result = measure(gpu, sizes, arguments.bits, {} if arguments.no_load else MODELS, arguments.repeat)
+    result |= {"command": "benchmarks.bench_gpu", "gpu": gpu.name, "environment": environment()}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def measure(
+    machine: Machine,
+    sizes: dict[str, list[int]],
+    bits: Sequence[float],
+    models: Mapping[str, Sequence[tuple[int, ...]]],
+    repeat: int,
+    piece: int = PIECE,
+    classed: int = CLASSED,
+    copied: int = 1 << 30,
+) -> dict[str, Any]:
+    """Return the results of all cases, and print each; raises AssertionError if a result is not that of the CPU."""
+    started, rows = time.monotonic(), []
+    bandwidth = copy_bandwidth(machine, copied, repeat)
+    print(f"copy: {bandwidth / 1e9:.0f} GB/s read and written", flush=True)
+
+    def add(row: dict[str, Any]) -> None:
+        if "moved" in row:
+            row["share"] = row.pop("moved") / row["ms"] * 1e3 / bandwidth
+        rows.append(row)
+        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+
+    for rate in bits:
+        symbols, table, *_ = make_symbols(rate, piece)
+        one = Symbols(symbols, table, 0, rate)
+        _, _, several, tables, classes = make_symbols(rate, classed)
+        cases = [(name, one, counts) for name, counts in sizes.items()]
+        cases.append((f"{classed / 1e6:.3g} M, class map", Symbols(several, tables, classes, rate), [classed]))
+        for name, given, counts in cases:
+            for word in ("u8", "bf16"):
+                add({"size": name} | bench_decode(machine, given, counts, word, repeat))
+            if len(counts) == 1:
+                add({"size": name} | bench_encode(machine, given, counts[0], repeat))
+    for name, shapes in models.items():
+        for row in bench_load(machine, shapes, repeat):
+            add({"model": name} | row)
+    return {"copy_bandwidth": bandwidth, "repeat": repeat, "seconds": time.monotonic() - started, "results": rows}
+
+
+def copy_bandwidth(machine: Machine, nbytes: int, repeat: int) -> float:
+    """Return bytes read and written in a second by a copy."""
+    source, target = (torch.zeros(nbytes, dtype=torch.uint8, device=machine.device) for _ in range(2))
+    return 2 * nbytes / (median(machine, [lambda: target.copy_(source)], repeat) / 1e3)
+
+
+def median(machine: Machine, functions: Sequence[Callable[[], object]], repeat: int) -> float:
+    """Return the median of milliseconds of functions that take turns, each called once before."""
+    for function in functions:
+        machine.milliseconds(function)
+    times = [machine.milliseconds(functions[i % len(functions)]) for i in range(max(repeat, len(functions)))]
+    return statistics.median(times)
+
+
+def bench_decode(machine: Machine, given: Symbols, counts: Sequence[int], word: str, repeat: int) -> dict[str, Any]:
+    """Measure the decoding of streams of so many symbols, together."""
+    dtype = np.dtype(np.uint8 if word == "u8" else np.uint16)
+    codebook = None if word == "u8" else np.random.default_rng(0).integers(0, 1 << 16, ALPHABET, dtype=np.uint16)
+    total, streams = sum(counts), [given.stream(count) for count in counts]
+    works, outputs = [], []
+    for _ in range(max(1, min(16, CACHE_BYTES // (total * dtype.itemsize)))):
+        work, parts = Decoding(machine.open()), []
+        for count, data in zip(counts, streams, strict=True):
+            stream = DeviceStream("rans", data, count, given.tables, given.classes, **given.layout)
+            parts.append(torch.zeros(count * dtype.itemsize, dtype=torch.uint8, device=machine.device))
+            # The host's memory of the values is never touched.
+            values = Values(np.empty(count, dtype), 0 if codebook is None else codebook)
+            work.add(stream, values, parts[-1].data_ptr())
+        work.prepare()
+        works.append(work)
+        outputs.append(parts)
+    milliseconds = median(machine, [work.launch for work in works], repeat)
+    for work, parts in zip(works, outputs, strict=True):
+        assert not work.failures(), "a stream is refused"
+        assert all(given.equals(part, codebook) for part in parts), "the GPU decodes other values"
+    stored, written = sum(map(len, streams)), total * dtype.itemsize
+    rates = {"ms": milliseconds, "GB/s": written / milliseconds / 1e6, "moved": stored + written}
+    return {"case": "decode", "to": word, "bits": given.bits, "symbols": total, "bytes": stored} | rates
+
+
+def bench_encode(machine: Machine, given: Symbols, count: int, repeat: int) -> dict[str, Any]:
+    """Measure the encoding of a stream."""
+    symbols, expected = np.resize(given.symbols, count), given.stream(count)
+    block_bits = given.layout["block_bits"]
+    copies = max(1, min(8, CACHE_BYTES // count))
+    works = [
+        Encoding(machine.open(), "rans", symbols, given.tables, given.classes, LANES, block_bits) for _ in range(copies)
+    ]
+    milliseconds = median(machine, [work.launch for work in works], repeat)
+    assert all(work.result() == expected for work in works), "the GPU encodes other bytes"
+    rates = {"ms": milliseconds, "GB/s": count / milliseconds / 1e6, "moved": len(expected) + count}
+    return {"case": "encode", "bits": given.bits, "symbols": count, "bytes": len(expected)} | rates
+
+
+def bench_load(machine: Machine, shapes: Sequence[tuple[int, ...]], repeat: int) -> Iterator[dict[str, Any]]:
+    """Measure loading of a model to the device, and of the same tensors from files of others."""
+    rng, tensors = np.random.default_rng(0), []
+    laplace = partial(rng.laplace, 0.0, scale_of(2.0))
+    codes = {shape: laplace(shape).clip(-15, 15).round().astype(np.int8) for shape in dict.fromkeys(shapes)}
+    for number, shape in enumerate(shapes):
+        bias = rng.standard_normal(shape[0]).astype(np.float32)
+        tensors.append(QuantizedTensor(f"{number}.weight", DTYPES["F32"], shape, codes[shape], Uniform(0.01)))
+        tensors.append(PlainTensor(f"{number}.bias", DTYPES["F32"], bias.shape, lambda bias=bias: bias, 6))
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as name:
+        paths = {kind: Path(name, kind) for kind in ("l2c", "points.l2c", "pt", "safetensors")}
+        for kind, interval in (("l2c", None), ("points.l2c", RESUME_INTERVAL)):
+            write_files(paths[kind], tensors, {}, {}, FileEncoding(resume_interval=interval, threads=threads))
+        state = l2fmt.load_file(paths["l2c"])
+        torch.save(state, paths["pt"])
+        save_safetensors(state, paths["safetensors"])
+        loaders: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
+            "l2c": lambda: machine.load(paths["l2c"]),
+            "points.l2c": lambda: machine.load(paths["points.l2c"]),
+            "pt": lambda: torch.load(paths["pt"], map_location=machine.device, weights_only=True),
+            "safetensors": lambda: load_safetensors(paths["safetensors"], device=str(machine.device)),
+        }
+        times = {}
+        for kind, load in loaders.items():
+            found = load()
+            assert all(torch.equal(tensor, found[key].cpu()) for key, tensor in state.items()), f"{kind}: other tensors"
+            del found
+            times[kind] = statistics.median(_seconds(machine, load) for _ in range(min(repeat, 7)))
+        for kind, seconds in times.items():
+            stored = paths[kind].stat().st_size
+            yield {"case": "load", "file": kind, "bytes": stored, "ms": 1e3 * seconds, "x": times["pt"] / seconds}
+
+
+def _seconds(machine: Machine, load: Callable[[], object]) -> float:
+    """Return how long it takes until tensors are there."""
+    machine.synchronize()
+    start = time.perf_counter()
+    tensors = load()
+    machine.synchronize()
+    seconds = time.perf_counter() - start
+    del tensors
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
