@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from l2codec import FrequencyTable, ImpossibleSymbolError, TableSet, Values, encode
-from l2codec.cuda import Form
+from l2codec.cuda import Form, decoding
 from l2codec.cuda.decoding import DeviceStream, fill_tables
 from l2codec.cuda.encoding import encode as encode_on
+from l2codec.model import simplified
 from tests.cuda import cases
 from tests.cuda.cases import Check
 from tests.cuda.device import SMALL, Recorder, ShimDevice
@@ -62,6 +63,16 @@ def test_streams_that_are_decoded_together(kind, checks, device, streams):
     device.shared_bytes = own
     assert not getattr(device, "live", [])  # of the simulated device: memory that is still allocated
     streams[kind] += len(checks[kind])
+
+
+@pytest.mark.parametrize("coder", ENCODED)
+def test_long_streams_of_one_of_several_tables(coder, device, monkeypatch):
+    monkeypatch.setattr(decoding, "_SMALL", 0)
+    models = {seed: cases.case(coder, seed)[0] for seed in range(100)}
+    seeds = [s for s, case in models.items() if isinstance(simplified(case.classes), int) and len(case.tables) > 1]
+    made = [cases.symbols(coder, seed) for seed in seeds]
+    assert len(made) > 5 and cases.decode(device, made) == []
+    assert all(check.values.out.tobytes() == check.expected for check in made)
 
 
 @pytest.mark.parametrize("coder", ENCODED)
