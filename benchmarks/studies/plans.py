@@ -101,8 +101,9 @@ def improvements(choice: Choice) -> list[Run]:
 
 def ingredients(choice: Choice) -> list[Run]:
     """Return obs from error feedback with one step for all weights, then with one thing more each time, to best."""
-    plain: dict[str, Any] = {"step_exponent": 0.0, "rate_weight": 0.0, "passes": 0, "blocks": False}
+    plain: dict[str, Any] = {"step_exponent": 0.0, "rate_weight": 0.0, "passes": 0, "scales": False, "blocks": False}
     added = {"steps by curvature": "step_exponent", "rate in rounding": "rate_weight", "descent": "passes"}
+    added["scales"] = "scales"
     variants = {"plain": dict(plain)}
     for tag, setting in added.items():
         del plain[setting]

@@ -7,6 +7,8 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   one unit, the relative squared distance of the model's outputs; one lambda, distance a bit, then fixes the step, the
   dead zone and the rounding of every layer: step^2 = 12 lambda / (h ln 2) for the curvature h that a
   rounding error meets (the high-rate entropy-coded quantizer).
+* **Steps of rows and columns** follow their curvature by scales, where these save more than they take
+  (second_order/scales.py).
 * **Rounding by the coder's own code lengths**: the class model that will code the codes is fitted to them, and they are
   rounded again with lambda times their bits added.
 * **Descent**: after the greedy pass single codes are changed while distance + lambda bits falls.
@@ -25,12 +27,12 @@ from l2fmt.optimize.second_order.model import Model, Rounding
 class SecondOrder(Method):
     """Settings of the method, see the module.
 
-    step_exponent: how far steps follow the curvature: 1 as the slope says, 0 one step for all; curvatures of layers are
+    step_exponent: how far steps follow the curvature: 1 as the slope says, 0 one step for all; curvatures are
         estimates, and half way has been the best.
     damping: added to the diagonal of each layer's input correlations, of its mean. row_damping: to the sensitivity of
         each output, of their mean.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
-    passes: of descent. scales: whether rows and columns have steps of their own where that pays.
+    passes: of descent. scales: whether rows and columns follow their own curvature too, where that pays.
     blocks: whether the outputs of blocks count beside the final ones, as in training.
     batch_size, seed: of measuring curvature.
     """

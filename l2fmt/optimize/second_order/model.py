@@ -55,7 +55,14 @@ class Model:
             self._curvatures.append(curvatures.get(tensor.name) or _without_data(rows))
             positions = prod(weights.shape[2:]) if rounding.scales and weights.ndim > 1 else None
             self._rounders.append(
-                Rounder.of(rows, self._curvatures[-1], rounding.damping, rounding.row_damping, positions)
+                Rounder.of(
+                    rows,
+                    self._curvatures[-1],
+                    rounding.damping,
+                    rounding.row_damping,
+                    positions,
+                    rounding.step_exponent,
+                )
             )
         levels = np.array([r.level for r in self._rounders])
         known = np.array([t.name in curvatures for t in tensors])

@@ -38,10 +38,12 @@ class Rounder:
         damping: float,
         row_damping: float,
         positions: int | None = None,
+        exponent: float = 1.0,
     ) -> "Rounder":
         """Prepare weights float32[rows of all groups, columns].
 
-        With `positions`, how many neighbouring columns share a scale, rows and columns get scales where they pay.
+        With `positions`, how many neighbouring columns share a scale, rows and columns get scales where they pay, as
+        `paying_scales` says.
         """
         groups = curvature.hessian.shape[0]
         shaped = np.ascontiguousarray(weights.reshape(groups, -1, weights.shape[1]))
@@ -60,9 +62,9 @@ class Rounder:
         pivots, curved = inverse_squares.cpu().numpy(), hessian.float().cpu().numpy()
         row_scale = column_scale = None
         if positions:
-            row_scale = paying_scales(sensitivity.reshape(-1), shaped.shape[2])
+            row_scale = paying_scales(sensitivity.reshape(-1), shaped.shape[2], exponent)
             means = np.exp(np.log(pivots).reshape(groups, -1, positions).mean((0, 2)))
-            column_scale = paying_scales(means, weights.shape[0] * positions)
+            column_scale = paying_scales(means, weights.shape[0] * positions, exponent)
         if row_scale is not None:
             rows = row_scale.reshape(groups, -1)
             shaped, sensitivity = shaped / rows[:, :, None], sensitivity * rows**2

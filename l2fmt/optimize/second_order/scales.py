@@ -10,13 +10,13 @@ import numpy as np
 _MARGIN = 2.0  # what scales save, by the law of fine steps, over what they take: coarse steps save less
 
 
-def paying_scales(importance: np.ndarray, weights_each: int) -> np.ndarray | None:
+def paying_scales(importance: np.ndarray, weights_each: int, exponent: float = 1.0) -> np.ndarray | None:
     """Return scales float32[n] for rows or columns of `weights_each` weights that count so much, or None.
 
-    importance: float64[n], positive. The scales are exact powers of two, of one byte each, or floats of two bytes
-    (spec/transforms.md 7), whichever saves more.
+    importance: float64[n], positive; `exponent` is how far scales follow it, 1 all the way. The scales are exact powers
+    of two, of one byte each, or floats of two bytes (spec/transforms.md 7), whichever saves more.
     """
-    ideal = importance**-0.5
+    ideal = importance ** (-0.5 * exponent)
     ideal /= np.exp(np.log(ideal).mean())
     best, most = None, 0.0
     for scales, bits in ((_powers_of_two(ideal), 8), (_short_floats(ideal), 16)):
