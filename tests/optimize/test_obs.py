@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import l2fmt
+from l2fmt.container import Reader
 from l2fmt.errors import InputError
 from l2fmt.optimize.learning.distillation import distance
 
@@ -145,3 +146,17 @@ def test_half_precision_and_one_sample() -> None:
     model = network().half()
     result = packed(model, 4, "obs", PICTURES[:1].half())
     assert result.ratio >= 4 and {t.dtype for t in l2fmt.load(result.data).values()} == {torch.float16}
+
+
+def test_uneven_inputs_get_scales_which_training_keeps() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 32))
+    inputs, others = (drawn(600, 64, seed=seed) * drawn(64, seed=2).mul(2).exp() for seed in (0, 1))
+    errors = {}
+    for method, options in {"plain": {"scales": False}, "obs": {}, "best": {"effort": 3}}.items():
+        result = packed(model, 10, method.replace("plain", "obs"), inputs, **options)
+        with Reader(result.data) as reader:
+            scaled = any(group.scales != (None, None) for group in reader.index.groups)
+        assert scaled == (method != "plain") and 10 <= result.ratio <= 10.06
+        errors[method] = error(model, result, others)
+    assert errors["best"] < errors["obs"] < 0.9 * errors["plain"], errors
