@@ -23,6 +23,8 @@ FIELDS = (
     *("calibration_count", "commit", "machine", "threads", "note"),
 )
 
+_AVERAGED = {"ratio": ".3f", "value": ".2f", "drop": ".2f", "seconds": ".1f"}  # over seeds
+
 Row = dict[str, str]
 
 
@@ -169,3 +171,26 @@ def claim(path: Path, run: Run) -> Iterator[bool]:
             yield True
         finally:
             marker.unlink(missing_ok=True)
+
+
+def means(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for all seeds of the same settings: means, "seeds" that have a value, and their "spread".
+
+    The spread is the highest value less the lowest, empty for fewer than two.
+    """
+    grouped: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(tuple(row[name] for name in KEY if name != "seed"), []).append(row)
+    result = []
+    for members in grouped.values():
+        measured = [row for row in members if row["value"]]
+        mean = dict(members[0])
+        for name, form in _AVERAGED.items():
+            numbers = [float(row[name]) for row in measured]
+            mean[name] = format(sum(numbers) / len(numbers), form) if numbers else ""
+        values = [float(row["value"]) for row in measured]
+        mean["seeds"] = str(len(measured))
+        mean["spread"] = f"{max(values) - min(values):.2f}" if len(values) > 1 else ""
+        mean["note"] = "; ".join(dict.fromkeys(row["note"] for row in members if row["note"]))
+        result.append(mean)
+    return result

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy.rows import Row, write_rows
+from benchmarks.accuracy.rows import Row, means, write_rows
 from benchmarks.accuracy.sweep import add_common_arguments, calibrates, guarded, plan, sweep
 from benchmarks.studies import coders
 from benchmarks.studies.plans import STUDIES, Choice
-from benchmarks.studies.tables import means, table, with_phases
+from benchmarks.studies.tables import table, with_phases
 from l2fmt.errors import InputError
 from l2fmt.optimize import method_names
 

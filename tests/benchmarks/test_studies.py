@@ -16,9 +16,10 @@ if (root := str(Path(__file__).resolve().parents[2])) not in sys.path:
 
 from benchmarks.accuracy import sweep
 from benchmarks.accuracy.models import EvalModel
-from benchmarks.accuracy.rows import FIELDS, Run, append, read_rows
+from benchmarks.accuracy.rows import FIELDS, Run, append, means, read_rows
+from benchmarks.accuracy.table import pivot
 from benchmarks.studies import __main__ as command
-from benchmarks.studies import coders, tables
+from benchmarks.studies import coders
 from benchmarks.studies.plans import STUDIES, Choice
 from l2fmt.container import Reader
 from l2fmt.dtypes import DTYPES
@@ -89,6 +90,21 @@ def test_each_ingredient_is_added_to_those_before():
     undone = [{name for name, value in run.options.items() if default[name] != value} for run in runs[:6]]
     assert all(len(left) == len(before) - 1 and left < before for before, left in pairwise(undone))
     assert not undone[-1]
+
+
+def test_methods_stand_beside_each_other():
+    def row(method, target, value, count="0"):
+        given = Run("resnet20", method, target, calibration_count=int(count) if count else None).key
+        measured = {"metric": "top1", "full_precision": "91.73", "value": value, "drop": "0", "seconds": "1"}
+        return dict.fromkeys(FIELDS, "") | given | measured | {"ratio": str(target)}
+
+    rows = [row("pnmq", 8, "91.10"), row("rd", 8, "91.20", ""), row("pnmq", 10, ""), row("pnmq", 8, "91.30", "500")]
+    assert pivot(rows).splitlines() == [
+        "| network | ratio | pnmq data-free | rd | pnmq with data |",
+        "|---|---|---|---|---|",
+        "| resnet20 (top1 91.73) | 8 | 91.10 | 91.20 | **91.30** |",
+        "| resnet20 (top1 91.73) | 10 | † | – | – |",
+    ]
 
 
 def test_curve_and_phases():
@@ -189,5 +205,5 @@ def test_seeds_are_averaged():
     ]
     rows = [row | dict.fromkeys(("ratio", "drop", "seconds"), "1" if row["value"] else "") for row in rows]
     rows[1]["note"] = "too small"
-    [mean] = tables.means(rows)
+    [mean] = means(rows)
     assert (mean["value"], mean["seeds"], mean["spread"], mean["note"]) == ("90.00", "1", "", "too small")
