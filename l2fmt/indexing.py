@@ -11,7 +11,7 @@ from l2fmt.container.sections import RESUME, copy
 from l2fmt.container.writer import is_path
 from l2fmt.errors import InputError
 from l2fmt.pipeline import find_resume
-from l2fmt.pipeline.files import Counter
+from l2fmt.pipeline.files import CountingFile
 from l2fmt.store import open_readers, shard_index_path
 
 INTERVAL = 1 << 17  # symbols: 0.4 % of a stream of 2 bits a symbol in 32 lanes
@@ -81,7 +81,7 @@ def _index_file(reader: Reader, target: Any, interval: int, strip: bool, overwri
     """Write one file; return its bytes before and after, and its resume points."""
     records = [] if strip else find_resume(reader, interval)
     kept = {section.kind: reader.read_section(section) for section in reader.index.sections if section.kind != RESUME}
-    counter = None if is_path(target) else Counter(target)
+    counter = None if is_path(target) else CountingFile(target)
     sections = kept | ({RESUME: build_resume(records)} if records else {})
     copy(reader, target if counter is None else counter, sections, overwrite=overwrite)
     size = os.path.getsize(target) if counter is None else counter.count

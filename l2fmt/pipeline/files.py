@@ -3,6 +3,7 @@
 import io
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Size:
     weight_bytes: int
 
 
-class Counter(io.RawIOBase):
+class CountingFile(io.RawIOBase):
     """Counts what is written, and passes it on to a binary file object if there is one."""
 
     def __init__(self, inner: Any = None):
@@ -72,6 +73,7 @@ def write_files(
         return _write_one(target, tensors, aliases, metadata, encoding, overwrite, progress)
     if target is not None and not is_path(target):
         raise InputError("shards need a path to be written beside, not a file object")
+    _check_names([tensor.name for tensor in tensors], aliases)
     path = Path(name if target is None else os.fsdecode(target))
     index = path.with_name(path.name.removesuffix(".l2c") + INDEX_SUFFIX)
     names = shard_names(path.name.removesuffix(".l2c"), len(shards))
@@ -90,6 +92,18 @@ def write_files(
             with atomic_write(folder / index.name) as file:
                 file.write(content)
     return Size(len(content) + sum(size.file_bytes for size in sizes), sum(size.weight_bytes for size in sizes))
+
+
+def _check_names(names: Sequence[str], aliases: Mapping[str, str]) -> None:
+    """Raise InputError for what no shard sees by itself: names that are in two of them, aliases of nothing."""
+    held = set(names)
+    if len(held) < len(names):
+        raise InputError(f"there are two tensors {Counter(names).most_common(1)[0][0]!r}")
+    for alias, name in aliases.items():
+        if alias in held:
+            raise InputError(f"alias {alias!r} is the name of a tensor")
+        if name not in held:
+            raise InputError(f"alias {alias!r} names {name!r}, which is not a tensor")
 
 
 @contextmanager
@@ -131,7 +145,7 @@ def _write_one(
     overwrite: bool,
     progress: Callable[[float], None] | None = None,
 ) -> Size:
-    counter = None if is_path(target) else Counter(target)
+    counter = None if is_path(target) else CountingFile(target)
     with Writer(target if counter is None else counter, metadata=metadata, overwrite=overwrite) as writer:
         for alias, name in aliases.items():
             writer.add_alias(alias, name)

@@ -78,7 +78,7 @@ def _asked(fields: Any) -> tuple[Encoding, int | None, dict[Any, Any], dict[Any,
     """Return what the fields ask the writer for; raises InputError, which is a ValueError, for what is refused."""
     coder, tables, interval, shard_bytes, aliases, metadata, described = fields
     tensors = [_tensor(*each) for each in described]
-    numbers = all(isinstance(value, int | None) for value in (tables, interval, shard_bytes))
+    numbers = all(type(value) in (int, type(None)) for value in (tables, interval, shard_bytes))  # no booleans
     if not numbers or not isinstance(metadata, dict) or not all(isinstance(name, str) for name in aliases.values()):
         raise TypeError("these are not the arguments of a writer")
     if 8 * sum(tensor.size for tensor in tensors) > MEMORY:
