@@ -104,7 +104,7 @@ class Trainer:
                 group["lr"] = group["peak"] * cosine((iteration + 0.5) / iterations)
             batch = self._prepared(next(batches), total + iteration)
             optimizer.zero_grad()
-            self._distance(batch, values).backward()
+            (self._distance(batch, values) * self._share(batch)).backward()
             optimizer.step()
             self._progress("training vectors", (iteration + 1) / iterations)
 
@@ -135,7 +135,7 @@ class Trainer:
                 values[name].register_hook(lambda gradient, name=name: _note_rows(touched, name, gradient))
         loss = self._distance(batch, values)
         shown = float(loss.detach())
-        loss = loss * (batch.count / settings.batch_size)  # samples of rare shapes, in small batches, count no more
+        loss = loss * self._share(batch)
         if not math.isfinite(shown):
             raise InputError(
                 f"training diverged: the distance from the full model is {shown}; try lower learning rates"
@@ -182,6 +182,10 @@ class Trainer:
             if settings.label_weight and batch.labels is not None:
                 loss = loss + settings.label_weight * label_loss(output, batch.labels)
         return loss
+
+    def _share(self, batch: Batch) -> float:
+        """Return what a batch counts: samples of rare shapes, which have small batches of their own, count no more."""
+        return batch.count / self._settings.batch_size
 
     def _calibrate(self) -> None:
         """Measure the size that the present codes make, and what the counter says of them."""

@@ -142,12 +142,13 @@ def measure_curvature(
     ]
     for layer in layers:
         layer.module.weight.requires_grad_()  # type: ignore[union-attr]
-    batches = 0
+    batches = seen = 0
     try:
         for batch in samples.sample(batch_size, _MOST_SAMPLES, seed):
             _backward(teacher, batch.to(teacher.device), batch.count / batch_size, generator)
             batches += 1
-            progress(min(batches * batch_size / used, 1.0))
+            seen += batch.count
+            progress(min(seen / used, 1.0))
     finally:
         for handle in handles:
             handle.remove()
