@@ -19,8 +19,8 @@ FINDS = Path(__file__).parent / "finds"
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(ROOT))
-    engine, files, oracle, readers, targets = (
-        import_module(f"tools.fuzz.{name}") for name in ("engine", "files", "oracle", "readers", "targets")
+    engine, files, mutation, oracle, readers, targets = (
+        import_module(f"tools.fuzz.{name}") for name in ("engine", "files", "mutation", "oracle", "readers", "targets")
     )
 TARGETS: dict[str, Any] = targets.TARGETS
 
@@ -61,6 +61,10 @@ def test_what_is_changed_gets_past_the_checksums():
             outcomes["checksum" if "checksum" in str(error) else "other"] += 1
     assert outcomes["opened"] > 100 and outcomes["other"] > 100
     assert outcomes["checksum"] < 0.1 * sum(outcomes.values())
+
+
+def test_numbers_that_messagepack_lacks_are_cut():
+    assert mutation.unpacked(mutation.packed([1.5, 2**64 + 5, {"a": -(2**70)}])) == [1.5, 5, {"a": 0}]
 
 
 def vector(name: str) -> bytes:

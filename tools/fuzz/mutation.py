@@ -137,11 +137,11 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
 
 
 def packed(tree: Any) -> bytes:
-    """Return a tree as MessagePack, its floats in 32 bits where they can be."""
+    """Return a tree as MessagePack, its floats in 32 bits where they can be, and integers modulo 2**64 if too large."""
     try:
         return pack(tree)
     except OverflowError:
-        return msgpack.Packer().pack(tree)
+        return msgpack.Packer(default=lambda value: value % 2**64).pack(tree)
 
 
 def unpacked(data: bytes) -> Any:
