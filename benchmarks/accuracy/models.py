@@ -65,7 +65,7 @@ def _all_models() -> list[EvalModel]:
             primary="map50_95",
             full_precision={"map50_95": 34.4, "map50": 53.0},
             checkpoint=lambda: data.data_file("coco/yolov5n.safetensors"),
-            build=yolov5.build,
+            build=yolov5.build_compared,
             evaluate=yolov5.evaluate,
         ),
         EvalModel(

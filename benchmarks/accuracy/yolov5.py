@@ -136,6 +136,26 @@ class YOLOv5n(nn.Module):
         return layer[24]([fine, middle, coarse])
 
 
+class Compared(YOLOv5n):
+    """The network for calibration; outputs are what detections depend on: boxes and scores, and not the background's.
+
+    Returns the centres and the sizes of boxes, float32 [B, N, 2] in pixels, times the square root of their objectness,
+    and the square roots of the scores, [B, N, 80]. Squared differences of these (Hellinger's distance) are as the
+    divergence of probabilities; of the raw outputs, nearly all of 25,200 places say that there is nothing.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        output = super().forward(x)
+        objectness = output[..., 4:5]
+        boxes = output[..., :4] * objectness.sqrt()
+        return boxes[..., :2], boxes[..., 2:], (output[..., 5:] * objectness).sqrt()
+
+
+def build_compared(tensors: Mapping[str, Tensor]) -> Compared:
+    """Return the network for calibration; otherwise as `build`."""
+    return load_strict(Compared(), tensors, OPTIONAL_KEYS)  # type: ignore[return-value]
+
+
 def build(tensors: Mapping[str, Tensor]) -> YOLOv5n:
     """Return the network with these tensors, float32 and in eval mode; tensors of fp16 and bf16 are widened."""
     return load_strict(YOLOv5n(), tensors, OPTIONAL_KEYS)  # type: ignore[return-value]

@@ -22,12 +22,16 @@ class Best(Method):
 
     `effort`, 1 to 9, trades time for accuracy; 1 does not train. `weight_lr` is that of codes, in steps. `blocks` are
     names of modules whose outputs are compared, by default found in the module tree; `block_weight`, of their distance
-    beside the final outputs', is low, as what counts in the end are those.
+    beside the final outputs', is low, as what counts in the end are those. `heads`: whether the outputs of the last
+    layers with weights count as final ones. `vector_lr` is low, and steps stay as they are: codes of `obs` are close
+    already, and what jumps at the beginning throws them off, all the more the more bits a weight they have.
     """
 
     effort: int = 5
     weight_lr: float = 0.003
+    vector_lr: float = 0.001
     block_weight: float = 0.2
+    heads: bool = True
     batch_size: int = 32
     augment: bool = True
     blocks: tuple[str, ...] = ()
@@ -45,17 +49,20 @@ class Best(Method):
     def _compress(self, task: Task) -> Compressed:
         iterations = _ITERATIONS[self.effort - 1]
         if not iterations:
-            return SecondOrder(seed=self.seed).quantize(task)
+            return SecondOrder(blocks=self.block_weight > 0, heads=self.heads, seed=self.seed).quantize(task)
         training = L2(
             start="obs",
             rounds=1,
             transform_iterations=0,
             weight_iterations=iterations,
             weight_lr=self.weight_lr,
+            transform_lr=0.0,
+            vector_lr=self.vector_lr,
             batch_size=self.batch_size,
             augment=self.augment,
             blocks=self.blocks,
             block_weight=self.block_weight,
+            heads=self.heads,
             seed=self.seed,
         )
         return training.quantize(task)

@@ -64,7 +64,7 @@ class _Run:
         self._checkpoint = Checkpoint(calibration.checkpoint, self._identity())
         self._seconds: dict[str, float] = {}
         module = working_copy(calibration.module)
-        self._teacher = Teacher(module, settings.blocks or tuple(find_blocks(module)))
+        self._teacher = Teacher(module, settings.blocks or tuple(find_blocks(module)), settings.heads)
         self._teacher.probe(next(calibration.samples.in_order(settings.batch_size)))
         self._start = Start(settings, task.tensors, calibration)
         self._tensors = self._start.tensors

@@ -33,7 +33,7 @@ class SecondOrder(Method):
         each output, of their mean.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
     passes: of descent. scales: whether rows and columns follow their own curvature too, where that pays.
-    blocks: whether the outputs of blocks count beside the final ones, as in training.
+    blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.
     batch_size, seed: of measuring curvature.
     """
 
@@ -46,6 +46,7 @@ class SecondOrder(Method):
     refits: int = 1
     batch_size: int = 50
     blocks: bool = True
+    heads: bool = True
     seed: int = 0
     name: ClassVar[str] = "obs"
     needs_module: ClassVar[bool] = True
@@ -57,7 +58,7 @@ class SecondOrder(Method):
         self._require_at_least_one("batch_size")
 
     def _compress(self, task: Task) -> Compressed:
-        curvatures = curvatures_of(task, self.batch_size, self.blocks, self.seed)
+        curvatures = curvatures_of(task, self.batch_size, self.blocks, self.heads, self.seed)
         rounding = Rounding(
             self.step_exponent, self.damping, self.row_damping, self.rate_weight, self.refits, self.passes, self.scales
         )

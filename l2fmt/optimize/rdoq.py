@@ -50,7 +50,7 @@ class GreedyRateDistortion(Method):
         self._require_at_least_one("refits", "batch_size")
 
     def _compress(self, task: Task) -> Compressed:
-        measured = curvatures_of(task, self.batch_size, self.blocks, self.seed)
+        measured = curvatures_of(task, self.batch_size, self.blocks, seed=self.seed)
         curvatures = {name: curvature.diagonal() for name, curvature in measured.items()}
         rounding = Rounding(self.step_exponent, self.damping, self.damping, 0.0, self.refits, passes=0)
         model = Model(task.tensors, curvatures, rounding, task.progress)

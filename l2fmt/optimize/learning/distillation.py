@@ -13,11 +13,15 @@ from l2fmt.optimize.learning.taps import find_heads, float_tensors, record
 
 
 class Teacher:
-    """The uncompressed model, in evaluation mode; what it outputs is what the student should."""
+    """The uncompressed model, in evaluation mode; what it outputs is what the student should.
 
-    def __init__(self, module: nn.Module, blocks: Sequence[str]):
+    `blocks` are compared beside the final outputs; `probe` adds the model's heads, unless `with_heads` is false.
+    """
+
+    def __init__(self, module: nn.Module, blocks: Sequence[str], with_heads: bool = True):
         self.module, self.blocks = module, blocks
         self.heads: list[str] = []
+        self._with_heads = with_heads
         self.device = next(iter([*module.parameters(), *module.buffers()])).device
         self.memory_format = torch.channels_last
 
@@ -39,6 +43,8 @@ class Teacher:
             _, final = self.run(batch.to(self.device, self.memory_format))
         if not all(output.isfinite().all() for output in final):
             raise InputError("outputs of the model on the calibration data are not finite: nothing to compare")
+        if not self._with_heads:
+            return
         given = batch.to(self.device, self.memory_format)
         try:
             self.heads = find_heads(self.module, lambda: self.module(*given.args, **given.kwargs))

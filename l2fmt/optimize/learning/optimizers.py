@@ -29,9 +29,13 @@ def make_optimizers(settings: Settings, student: Student) -> dict[str, torch.opt
 
 
 def vector_groups(settings: Settings, student: Student) -> list[dict[str, Any]]:
-    """Return the groups of the vectors; each changes in proportion to its root mean square."""
+    """Return the groups of the vectors; each changes in proportion to the median of its magnitudes.
+
+    A few channels that hardly ever fire may have scales a hundred times the others', which a mean would follow.
+    """
     result = []
     for vector in student.vectors.values():
-        typical = float(vector.detach().square().mean().sqrt())
-        result.append({"params": [vector], "peak": settings.vector_lr * (typical or 1.0)})
+        magnitudes = vector.detach().abs()
+        typical = float(magnitudes.median()) or float(magnitudes.mean()) or 1.0
+        result.append({"params": [vector], "peak": settings.vector_lr * typical})
     return result

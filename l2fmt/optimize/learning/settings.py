@@ -36,7 +36,8 @@ class Settings:
     Data and distance:
         batch_size; augment: shift pictures by up to an eighth and mirror half of them.
         blocks: names of modules whose outputs are compared, by default found in the module tree; block_weight: of their
-            mean distance beside the final output's. label_weight: of the cross-entropy with labels.
+            mean distance beside the final output's. heads: whether the outputs of the last layers with weights count
+            as final ones too, as what follows them may be of any scale. label_weight: of the cross-entropy with labels.
 
     The rest:
         vectors: "rounded" to a short mantissa, as the file keeps them, or "uniform", quantized with a step each.
@@ -68,6 +69,7 @@ class Settings:
     augment: bool = True
     blocks: tuple[str, ...] = ()
     block_weight: float = 1.0
+    heads: bool = True
     label_weight: float = 0.0
     vectors: str = "rounded"
     fold_statistics: bool = True

@@ -88,7 +88,9 @@ class Start:
             def folded(codes: Sequence[QuantizedTensor], vectors: object = None) -> Size:
                 return task.measure(codes, self.fixed)
 
-            start = get_method(settings.start).quantize(replace(task, tensors=matrices, measure=folded))
+            compared = {"blocks": settings.block_weight > 0, "heads": settings.heads, "seed": settings.seed}
+            method = get_method(settings.start, compared if settings.start == "obs" else None)
+            start = method.quantize(replace(task, tensors=matrices, measure=folded))
             self.codes = start.codes
             coded = {code.name: code for code in start.codes}
         for tensor in matrices:

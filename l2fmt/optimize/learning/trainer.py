@@ -109,12 +109,15 @@ class Trainer:
             self._progress("training vectors", (iteration + 1) / iterations)
 
     def mean_distance(self, values: dict[str, Tensor]) -> float:
-        """Return the mean distance from the full model over calibration data, with these weights and vectors."""
-        student = self._student
+        """Return the mean distance from the full model over calibration data, with these weights and vectors.
+
+        Samples are augmented as in training: codes of a second-order start were fitted to them as they are.
+        """
         total, count = 0.0, 0
         with torch.no_grad():
-            for batch in self._samples.sample(self._settings.batch_size, _MOST_COMPARED, self._settings.seed):
-                found = self._distance(batch.to(student.device, self._teacher.memory_format), values)
+            batches = self._samples.sample(self._settings.batch_size, _MOST_COMPARED, self._settings.seed)
+            for number, batch in enumerate(batches):
+                found = self._distance(self._prepared(batch, -1 - number), values)
                 total += batch.count * float(found)
                 count += batch.count
         return total / max(count, 1)

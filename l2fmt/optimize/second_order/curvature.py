@@ -104,17 +104,19 @@ def with_unseen(importance: Tensor, counts: Tensor) -> Tensor:
     return importance + importance[counts == 1].sum() / never if never else importance
 
 
-def curvatures_of(task: Task, batch_size: int, blocks: bool = True, seed: int = 0) -> dict[str, Curvature]:
+def curvatures_of(
+    task: Task, batch_size: int, blocks: bool = True, heads: bool = True, seed: int = 0
+) -> dict[str, Curvature]:
     """Return the curvature of each weight of a task that a layer with data has, as `measure_curvature` says.
 
-    With `blocks` the outputs of blocks count beside the final ones. Without data there are none.
+    With `blocks` and `heads` their outputs count beside the final ones. Without data there are no curvatures.
     """
     calibration, report = task.calibration, partial(task.progress, "measuring curvature")
     if calibration is None:
         return {}
     module = working_copy(calibration.module)
     layers = find_layers(module, task.names)
-    teacher = Teacher(module, find_blocks(module) if blocks else [])
+    teacher = Teacher(module, find_blocks(module) if blocks else [], heads)
     teacher.probe(next(calibration.samples.in_order(batch_size)))
     return measure_curvature(teacher, list(layers.values()), calibration.samples, batch_size, seed, report)
 
