@@ -24,7 +24,6 @@ _ROOT = Path(__file__).parents[2]
 _COVERAGE = re.compile(r"\bcov: (\d+)")
 _PLACE = re.compile(r"(?<=most recent call first\):\n)  File .*")  # as faulthandler writes it
 _SHORTEST = 3  # seconds that are worth another process
-_LONGEST = 120  # seconds of a process: atheris keeps some memory of every input, and the address space is limited
 _PATIENCE = 900  # seconds: somebody may have paused a process for a while
 
 
@@ -59,11 +58,10 @@ def fuzz(name: str, folder: Path, seconds: float) -> tuple[int, int, int, int]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "codec")])}
     left = seconds
     while True:
-        span = min(left, _LONGEST)
-        command = [sys.executable, "-m", "tools.fuzz.engine", name, str(folder.resolve()), str(max(int(span), 1))]
+        command = [sys.executable, "-m", "tools.fuzz.engine", name, str(folder.resolve()), str(max(int(left), 1))]
         with log.open("wb") as output:
             status = _exit_status(
-                subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=output, stderr=output), span
+                subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=output, stderr=output), left
             )
         said = log.read_text(encoding="utf-8", errors="replace")
         edges = max([edges, *map(int, _COVERAGE.findall(said))])

@@ -1,5 +1,7 @@
 """Fuzz one target with atheris: python -m tools.fuzz.engine TARGET FOLDER SECONDS (started by the campaign).
 
+Ends when the time is up, or before, when memory runs short: atheris keeps some of every input.
+
 What an input did is told by errors that are not promised, which are written to FOLDER/finds and do not end the run, and
 by the end of this process: `Journal` then has the input that was being run.
 """
@@ -22,6 +24,7 @@ from typing import Any
 MOST_BYTES = 1 << 13  # of an input
 _CPU_SECONDS = 20  # for an input; both decoders take a hundredth of that
 _MORE_MEMORY = 512 << 20  # of address space, beyond what there is after the seeds have been run
+_OFTEN = 256  # inputs, after which memory is looked at
 _HEAD = struct.Struct("<QQQ")
 
 
@@ -61,6 +64,7 @@ def main() -> None:
         from tools.fuzz.targets import TARGETS
 
     name, folder, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    count = allowed = 0
     target, journal = TARGETS[name], Journal(folder / f"{name}.journal")
     corpus = folder / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -69,6 +73,10 @@ def main() -> None:
             (corpus / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
 
     def run(data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count % _OFTEN == 0 and _address_space() > allowed - _MORE_MEMORY // 2:
+            os._exit(0)  # everything is in files; an exception would count as a find
         journal.begin(data)
         signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)
         accepted = False
@@ -90,8 +98,7 @@ def main() -> None:
     with small_machine():
         for seed in target.seeds[:50]:
             target.run(seed)  # loads what loads with use
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        allowed = pages * os.sysconf("SC_PAGE_SIZE") + _MORE_MEMORY
+        allowed = _address_space() + _MORE_MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
         faulthandler.enable()
         faulthandler.register(signal.SIGPROF, chain=True)  # says where, and lets the signal end the process
@@ -107,6 +114,11 @@ def main() -> None:
         options += [f"-artifact_prefix={folder}/", "-rss_limit_mb=0", "-print_final_stats=1", str(corpus)]
         atheris.Setup([sys.argv[0], *options], run, custom_mutator=mutate)
         atheris.Fuzz()
+
+
+def _address_space() -> int:
+    """Return the bytes of address space that this process takes."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def keep(folder: Path, target: str, data: bytes, error: Exception) -> None:
