@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+import l2fmt.torch
+
 pytest.importorskip("PIL", reason="pillow is not installed")
 if (root := str(Path(__file__).resolve().parents[2])) not in sys.path:
     sys.path.insert(0, root)  # `benchmarks` is no installed package, and `pytest` alone leaves the root out
 
 from benchmarks.accuracy import __main__ as command
-from benchmarks.accuracy import common, data, detection, minilm, mobilenet, models, resnet_cifar, yolov5
+from benchmarks.accuracy import agreement, common, data, detection, minilm, mobilenet, models, resnet_cifar, yolov5
 
 TOLERANCE = {"map50_95": 0.1, "map50": 0.1}
 # What the published tensors score on the first items; a hit or a pair more or less would show.
@@ -53,6 +55,22 @@ def test_published_tensors_score_the_published_figure(name: str) -> None:
 def test_published_tensors_on_a_subset(name: str) -> None:
     limit, expected = SUBSETS[name]
     assert models.MODELS[name].evaluate(published(name), limit=limit) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenetv1_075", "yolov5n", "minilm"])
+def test_agreement_falls_with_every_error(name: str) -> None:
+    full, limit = published(name), SUBSETS[name][0] // 2
+    generator = torch.Generator().manual_seed(0)
+    others = [full]
+    for noise in (0.03, 0.1):
+        weights = {k: t.float() for k, t in full.items() if t.dim() > 1}
+        changed = {k: w + noise * w.std() * torch.randn(w.shape, generator=generator) for k, w in weights.items()}
+        others.append({**full, **changed})
+    same, near, far = agreement.agreement(name, full, others, limit)
+    ideal = {"same_class": 100.0, "divergence": 0.0, "distance_x1000": 0.0, "map50_95": 100.0}
+    for key, value in same.items():
+        assert value == pytest.approx(ideal[key], abs=0.01), key
+        assert abs(near[key] - ideal[key]) <= abs(far[key] - ideal[key]) > 0, key
 
 
 def test_half_precision_tensors_are_widened() -> None:
@@ -187,3 +205,14 @@ def test_command_prints_json(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["accuracy", "resnet20", "--tensors", str(path), "--limit", "50"])
     assert command.main() == 0
     assert json.loads(capsys.readouterr().out).keys() == {"top1"}
+
+
+def test_agreement_command(tmp_path, capsys) -> None:
+    tensors = published("resnet20")
+    path = tmp_path / "model.l2c"
+    l2fmt.torch.save_file(tensors, path)
+    assert agreement.main(["resnet20", str(path), "--limit", "50"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same_class"] == 100 and found["bytes"] == path.stat().st_size
+    assert agreement.main(["resnet20", str(tmp_path / "none.l2c")]) == 1
+    assert "none.l2c" in capsys.readouterr().err
