@@ -4,6 +4,7 @@ import random
 import zlib
 from collections.abc import Sequence
 from math import prod
+from operator import index
 from typing import Any
 
 from l2fmt import _registry
@@ -114,7 +115,7 @@ def _mend(tree: dict[str, Any]) -> None:
             tree[key] = dict(sorted(tree[key].items()))
         symbols = [0] * len(tree["groups"])
         for _, dtype, shape, group in tree["tensors"]:
-            symbols[group] += prod(shape) * dtype_by_id(dtype).words
+            symbols[group] += prod(map(index, shape)) * dtype_by_id(dtype).words  # a list times a number is long
         for count, (_, _, _, streams, _, _) in zip(symbols, tree["groups"], strict=True):
             for stream in streams:
                 if stream[0] == _registry.RAW:
