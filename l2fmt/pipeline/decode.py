@@ -76,13 +76,14 @@ def check_limits(reader: Reader, group: Group) -> None:
 
 def coded_streams(reader: Reader, group: Group, data: GroupBytes, kind: type[S]) -> list[S]:
     """Return the streams of a group; raises CodecError for one that is corrupt."""
+    table_sets = reader.table_sets  # all must be valid, whether or not this group refers to them (container.md 4)
     result = []
     for stream, part, classes in zip(group.streams, data.streams, class_maps(reader, group, data), strict=True):
         if stream.coder == _RAW:
             result.append(kind("raw", part, group.symbols, width=stream.width))
             continue
         layout = {"lanes": 1 << stream.lane_bits, "block_bits": stream.block_bits}
-        tables = reader.table_sets[stream.table_set]
+        tables = table_sets[stream.table_set]
         result.append(kind(_CODER_NAMES[stream.coder], part, group.symbols, tables, classes, **layout))
     return result
 
