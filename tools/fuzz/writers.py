@@ -115,6 +115,8 @@ def _tensor(
     row: int | None,
     column: int | None,
 ) -> Tensor:
+    if not isinstance(name, str) or type(kept) not in (int, type(None)):
+        raise TypeError("these are not what a tensor has")  # the calls of a user are checked before they get here
     shape = tuple(shape)
     if not 0 <= prod(size or 1 for size in shape) <= _MOST_ELEMENTS:
         raise ValueError("too large to be written often")
