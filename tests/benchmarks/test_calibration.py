@@ -16,6 +16,7 @@ from benchmarks.accuracy import common, data, minilm, models, resnet_cifar
 from benchmarks.accuracy.calibration import build, calibration
 from l2fmt.errors import InputError
 from l2fmt.inputs.calibration import CalibrationSet
+from l2fmt.optimize.learning.taps import float_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +103,8 @@ def test_modules_run_on_their_samples(name, request):
     samples = CalibrationSet.of(calibration(name, 2))
     assert samples.count == 2 and samples.has_labels == (name == "resnet20") and not samples.notes
     for batch in samples.in_order(2):
-        output = module(*batch.args, **batch.kwargs)
-        assert bool(torch.isfinite(output).all()) and output.requires_grad
+        outputs = list(float_tensors(module(*batch.args, **batch.kwargs)))
+        assert outputs and all(bool(torch.isfinite(o).all()) and o.requires_grad for o in outputs)
     assert not module.training and all(p.requires_grad and p.dtype == torch.float32 for p in module.parameters())
     state, tensors = module.state_dict(), common.read_tensors(models.MODELS[name].checkpoint())
     assert {key: tensor.shape for key, tensor in tensors.items()}.items() <= {
