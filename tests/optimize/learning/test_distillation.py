@@ -122,3 +122,11 @@ def test_a_model_that_changes_its_parameters_has_no_heads():
     teacher = Teacher(Clamped().requires_grad_(False), ())
     teacher.probe(Batch((torch.randn(4, 3),), {}, None))
     assert teacher.heads == [] and not any(p.requires_grad for p in teacher.module.parameters())
+
+
+@pytest.mark.parametrize(("with_heads", "heads"), [(True, ["0"]), (False, [])])
+def test_heads_are_compared_unless_they_are_not_wanted(with_heads: bool, heads: list[str]) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Sigmoid()).requires_grad_(False)
+    teacher = Teacher(model, (), with_heads)
+    teacher.probe(Batch((torch.randn(4, 3),), {}, None))
+    assert teacher.heads == heads
