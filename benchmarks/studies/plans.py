@@ -100,7 +100,10 @@ def improvements(choice: Choice) -> list[Run]:
 
 
 def ingredients(choice: Choice) -> list[Run]:
-    """Return obs from error feedback with one step for all weights, then with one thing more each time, to best."""
+    """Return obs from error feedback with one step for all weights, then with one thing more each time, at 15x and 20x.
+
+    What training adds are rows of `best`, which take much longer: python -m benchmarks.accuracy.sweep --methods best.
+    """
     plain: dict[str, Any] = {"step_exponent": 0.0, "rate_weight": 0.0, "passes": 0, "scales": False, "blocks": False}
     added = {"steps by curvature": "step_exponent", "rate in rounding": "rate_weight", "descent": "passes"}
     added["scales"] = "scales"
@@ -109,7 +112,7 @@ def ingredients(choice: Choice) -> list[Run]:
         del plain[setting]
         variants[tag] = dict(plain)
     variants["outputs of blocks"] = {}
-    return choice.variants((12, 15, 20), variants, "obs") + choice.rows((12, 15, 20), ("best",), tag="training")
+    return choice.variants((15, 20), variants, "obs")
 
 
 def norms(choice: Choice) -> list[Run]:
@@ -147,7 +150,7 @@ STUDIES = {
     "calibration-size": Study("number of calibration samples", calibration_size),
     "no-weights": Study("with and without training of weights and vectors", no_weights),
     "improvements": Study("what each difference from the publication is worth", improvements),
-    "ingredients": Study("what each ingredient of obs and best is worth", ingredients),
+    "ingredients": Study("what each ingredient of obs is worth", ingredients),
     "norms": Study("norms that the grids of pnmq are tuned in", norms),
     "channels": Study("grids of pnmq for tensors and for their rows", channels),
     "rounding": Study("rounding to the nearest value of pnmq's grids, and as published", rounding),
