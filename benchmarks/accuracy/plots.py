@@ -2,8 +2,9 @@
 
     python -m benchmarks.accuracy.plots results/data_free.csv results/sweep.csv -o plots
 
-A line is a method with its preset and tag; a point is the mean over seeds, its bar their range. What lies more than
-`--depth` points below full precision is marked at the lower edge with its value.
+A line is a method with its preset and tag; a point is the mean over seeds, its bar their range; of several rows of one
+seed the last counts. What lies more than `--depth` points below full precision is marked at the lower edge with its
+value.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.table import column_of
 from l2fmt.errors import InputError, L2Error, MissingDependencyError
 
 METRICS = {"top1": "top-1 accuracy, %", "map50_95": "mAP@.5:.95, x100", "spearman": "Spearman correlation, x100"}
@@ -35,22 +37,22 @@ class Point:
 
 
 def label(row: Mapping[str, str]) -> str:
-    """Return the name of the line a row belongs to, such as "l2 fast, linear"; rows without a method are of `rd`."""
-    name = " ".join(part for part in (row.get("method") or "rd", row.get("preset")) if part)
-    return ", ".join(part for part in (name, row.get("tag") or row.get("options")) if part)
+    """Return the name of the line a row belongs to, such as "l2 fast linear"; rows without a method are of `rd`."""
+    given = {"method": "rd", "preset": "", "tag": "", "calibration_count": "", **row}
+    return ", ".join(part for part in (column_of(given), "" if given["tag"] else given.get("options")) if part)
 
 
 def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[str, list[Point]]:
     """Return the points of each line in order of their ratio; rows without a value are left out."""
-    grouped: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    grouped: dict[str, dict[str, dict[str, tuple[float, float]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row["value"]:
-            grouped[label(row)][row["target"]].append((float(row["ratio"]), float(row["value"])))
+            grouped[label(row)][row["target"]][row.get("seed", "")] = float(row["ratio"]), float(row["value"])
     lines = {}
     for name, targets in sorted(grouped.items()):
         points = []
         for found in targets.values():
-            ratios, values = zip(*found, strict=True)
+            ratios, values = zip(*found.values(), strict=True)
             mean = sum(values) / len(values)
             points.append(Point(sum(ratios) / len(ratios), mean, min(values), max(values), len(values)))
         lines[name] = sorted(points, key=lambda point: point.ratio)

@@ -253,13 +253,14 @@ def test_plots(tmp_path, capsys):
     measured = {"metric": "top1", "full_precision": "91.73"}
     for seed, value in ((0, "91.0"), (1, "91.4")):
         run = Run("tiny", "l2", 10.0, "fast", {}, "joint", seed, 64)
+        append(path, row_of(run, ratio="10.00", value="1.0", **measured))  # of which the next is a repetition
         append(path, row_of(run, ratio="10.02", value=value, **measured))
     append(path, row_of(run_of(8), ratio="8.01", value="60.0", **measured))
     append(path, row_of(run_of(20), note="cannot be reached", **measured))
     append(path, row_of(Run("never", "rd", 8.0), note="cannot be reached", **measured))
     lines = plots.lines_of(plots.read([path])["tiny"])
-    assert list(lines) == ["l2 fast, joint", "rd"]
-    [mean] = lines["l2 fast, joint"]
+    assert list(lines) == ["l2 fast joint", "rd"]
+    [mean] = lines["l2 fast joint"]
     assert (mean.ratio, mean.low, mean.high, mean.seeds) == (10.02, 91.0, 91.4, 2)
     assert mean.value == pytest.approx(91.2) and lines["rd"] == [plots.Point(8.01, 60.0, 60.0, 60.0, 1)]
     assert plots.main([str(path), "-o", str(tmp_path / "plots")]) == 0
