@@ -29,8 +29,8 @@ class Settings:
         together: train transforms, weights and vectors at once, instead of in turns.
         rounds, transform_iterations, weight_iterations: so many iterations of each, so many times.
         transform_lr: of the logarithms of the parameters. weight_lr: of weights, in steps of their tensor at the start
-            (with start "range": in root mean squares). vector_lr: of vectors, in medians of their magnitudes. cosine: let
-            them fall to 0.
+            (with start "range": in root mean squares). vector_lr: of vectors, in medians of their magnitudes.
+            cosine: let them fall to 0.
         settle_iterations: of training the vectors alone, when the codes are final; they cost no bytes.
 
     Data and distance:
