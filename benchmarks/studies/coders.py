@@ -80,7 +80,7 @@ def encoded(codes: Sequence[QuantizedTensor], coder: str, statistics: str) -> tu
         total += write_files(buffer, members, {}, {}, encoding).weight_bytes
         with Reader(buffer.getvalue()) as reader:
             histograms: dict[int, np.ndarray] = {}  # of each table set: int64[classes, alphabet]
-            for group, symbols, classes in _symbols(reader):
+            for group, symbols, classes in symbols_of(reader):
                 number = group.streams[0].table_set
                 tables = reader.table_sets[number]
                 if number not in histograms:
@@ -101,14 +101,14 @@ def entropy_bits(counts: np.ndarray) -> float:
 def read_codes(reader: Reader) -> list[QuantizedTensor]:
     """Return the codes of the quantized tensors of a file."""
     codes = []
-    for group, symbols, _ in _symbols(reader):
+    for group, symbols, _ in symbols_of(reader):
         transform, offset = from_parameters(group.transform, group.parameters)
         tensor = group.tensors[0]
         codes.append(QuantizedTensor(tensor.name, tensor.dtype, tensor.shape, symbols - offset, transform))
     return codes
 
 
-def _symbols(reader: Reader) -> Iterator[tuple[Group, np.ndarray, np.ndarray]]:
+def symbols_of(reader: Reader) -> Iterator[tuple[Group, np.ndarray, np.ndarray]]:
     """Yield each group of quantized weights with its symbols, int64, and their classes."""
     names = {number: name for name, number in _registry.CODERS.items()}
     for number, group in enumerate(reader.index.groups):
