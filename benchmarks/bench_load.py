@@ -35,8 +35,8 @@ from safetensors.torch import load_file as load_safetensors
 import l2fmt
 from benchmarks.accuracy.models import MODELS
 from benchmarks.environment import ROOT, environment
+from l2fmt.memory import TorchFramework
 from l2fmt.store import Store
-from l2fmt.torch import TorchFramework
 
 RATIO = 10
 SMALL_FILE_SECONDS = 0.3

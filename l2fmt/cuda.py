@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from l2codec.cuda.device import Device
-from l2fmt.container import Limits, Reader, TensorEntry
+from l2fmt.container import Limits, Reader
 from l2fmt.container.entries import Group
 from l2fmt.errors import MissingDependencyError, UnsupportedError
+from l2fmt.memory import allocate, torch_dtype
 from l2fmt.pipeline.decode import check_limits
 from l2fmt.pipeline.on_device import Target, decode_groups
 from l2fmt.store import Framework, Store
@@ -67,25 +68,6 @@ class TensorMemory:
     @property
     def address(self) -> int:
         return self._tensor.data_ptr()
-
-
-def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device, what: str) -> Tensor:
-    """Return a new tensor; raise MemoryError, which says for what it was, if there is not so much memory."""
-    try:
-        return torch.empty(shape, dtype=dtype, device=device)
-    except RuntimeError as error:  # how torch reports that memory is out, on any device
-        raise MemoryError(f"{what}: {error}") from error
-
-
-def torch_dtype(entry: TensorEntry) -> torch.dtype:
-    """Return the dtype of a tensor; raise UnsupportedError if this torch lacks it."""
-    dtype = getattr(torch, entry.dtype.torch_name, None)
-    if dtype is None:
-        raise UnsupportedError(
-            f"tensor {entry.name!r} is {entry.dtype}, which torch {torch.__version__} does not have; "
-            "l2fmt.numpy returns its bits"
-        )
-    return dtype
 
 
 class DeviceStore(Store[Tensor]):

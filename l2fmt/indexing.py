@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from l2fmt.container import Limits, Reader, build_resume
+from l2fmt.container.opening import open_readers, shard_index_path
 from l2fmt.container.sections import RESUME, copy
 from l2fmt.container.writer import is_path
 from l2fmt.errors import InputError
 from l2fmt.pipeline import find_resume
 from l2fmt.pipeline.files import CountingFile
-from l2fmt.store import open_readers, shard_index_path
 
 INTERVAL = 1 << 17  # symbols: 0.4 % of a stream of 2 bits a symbol in 32 lanes
 _SCHEMA = 1

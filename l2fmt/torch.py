@@ -4,13 +4,9 @@ Tensors that are tied, that is the same memory, are stored once and are the same
 that only overlap are stored as independent copies.
 """
 
-import ctypes
 import io
-import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -18,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from l2fmt import cuda
-from l2fmt.container import Limits, TensorEntry
+from l2fmt.container import Limits
 from l2fmt.dtypes import DType, dtype_by_torch_name
 from l2fmt.errors import InputError, UnsupportedError
 from l2fmt.inputs.tensors import TensorMapping, identity
+from l2fmt.memory import TorchFramework, bytes_of
 from l2fmt.numpy import NUMPY_NAMES, NumpyFramework, as_bytes, own_metadata
 from l2fmt.pipeline import Encoding, PlainTensor, write_files
 from l2fmt.store import LazyFile, Store, alias_names
@@ -31,7 +28,6 @@ __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", 
 Path = str | os.PathLike[str]
 Device = str | int | torch.device
 TORCH_NAMES = ("pt", "torch", "pytorch")
-_LARGE = 1 << 17  # bytes of a tensor for which huge pages are asked for; such tensors often lie side by side
 
 
 def load_file(
@@ -174,40 +170,6 @@ def save_model(model: nn.Module, filename: Path, metadata: Mapping[str, str] | N
     save_file(model.state_dict(), filename, metadata)
 
 
-@dataclass(frozen=True)
-class TorchFramework:
-    """Makes tensors in the CPU's memory; with `dtype` floating-point tensors are converted to it, wherever they are."""
-
-    dtype: torch.dtype | None = None
-
-    @classmethod
-    def of(cls, dtype: torch.dtype | None) -> "TorchFramework":
-        """Return the framework for a dtype of the caller, or raise InputError."""
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise InputError(f"dtype {dtype} is no floating-point dtype of torch; only such tensors are converted")
-        return cls(dtype)
-
-    def threads(self) -> int:
-        return torch.get_num_threads()
-
-    def allocate(self, entry: TensorEntry) -> tuple[Tensor, np.ndarray]:
-        tensor = cuda.allocate(
-            entry.shape,
-            cuda.torch_dtype(entry),
-            torch.device("cpu"),
-            f"tensor {entry.name!r} takes {entry.nbytes} bytes",
-        )
-        memory = _bytes_of(tensor)
-        _prefer_huge_pages(memory)
-        return tensor, memory.view(entry.dtype.word)
-
-    def finish(self, tensor: Tensor, entry: TensorEntry) -> Tensor:
-        return tensor if self.dtype is None or not entry.dtype.is_float else tensor.to(self.dtype)
-
-    def part(self, tensor: Tensor, index: Any) -> Tensor:
-        return tensor[index].clone()
-
-
 def _open(
     source: Any, device: Device, dtype: torch.dtype | None, limits: Limits | None, threads: int | None
 ) -> Store[Tensor]:
@@ -240,34 +202,7 @@ def as_array(tensor: Tensor, name: str) -> tuple[np.ndarray, DType]:
         dtype = dtype_by_torch_name(str(tensor.dtype).removeprefix("torch."))
     except InputError as error:
         raise InputError(f"tensor {name!r}: {error}") from None
-    return _bytes_of(tensor.detach().contiguous()).view(dtype.numpy).reshape(tuple(tensor.shape)), dtype
-
-
-def _bytes_of(tensor: Tensor) -> np.ndarray:
-    """Return the memory of a contiguous tensor as uint8, whatever its shape and dtype."""
-    # One element or none counts as contiguous whatever its stride, which `view` would refuse.
-    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
-
-
-def _prefer_huge_pages(memory: np.ndarray) -> None:
-    """Ask Linux for huge pages, as NumPy does for its arrays: filling new memory is then twice as fast or more.
-
-    What is asked for are all pages with bytes of the tensor, so that tensors side by side can share a huge page.
-    """
-    if memory.size < _LARGE or (madvise := _madvise()) is None:
-        return
-    address = memory.ctypes.data
-    first, end = address // mmap.PAGESIZE, -(-(address + memory.size) // mmap.PAGESIZE)
-    madvise(first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)  # if refused, nothing changes
-
-
-@cache
-def _madvise() -> Callable[[int, int, int], int] | None:
-    """Return the function of the C library, None where it or huge pages are missing."""
-    function = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_HUGEPAGE") else None
-    if function is not None:
-        function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return function
+    return bytes_of(tensor.detach().contiguous()).view(dtype.numpy).reshape(tuple(tensor.shape)), dtype
 
 
 def _plain_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[PlainTensor], dict[str, str]]:

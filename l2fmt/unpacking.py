@@ -47,7 +47,7 @@ def unpack(
         raise InputError(f"there is no format {chosen!r}; the formats are {' and '.join(FORMATS)}")
     if not is_path(target) and not hasattr(target, "write"):
         raise InputError(f"a target must be a path or a binary file, not {type(target)}")
-    from l2fmt.torch import TorchFramework
+    from l2fmt.memory import TorchFramework
 
     with Store(source, TorchFramework.of(dtype), limits=limits) as store:
         if chosen == "safetensors":

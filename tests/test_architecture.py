@@ -21,6 +21,7 @@ LAYERS = [
     {"store", "inputs", "demo"},
     {"optimize"},
     {"numpy"},
+    {"memory"},
     {"cuda"},
     {"torch"},
     {"report", "unpacking", "indexing"},
@@ -34,7 +35,7 @@ FACADE, FACADE_NAMES = "__init__", {"__version__"}
 
 OPTIMIZE_USERS = {"optimize", "plan", "api", "cli", FACADE}
 HEAVY_USERS = {
-    "torch": {"torch", "cuda", "inputs", "optimize", "report", "unpacking", "demo", "plan", "api", "cli"},
+    "torch": {"torch", "memory", "cuda", "inputs", "optimize", "report", "unpacking", "demo", "plan", "api", "cli"},
     "numba": {"l2codec", "optimize"},
     "cupy": {"l2codec"},
     "click": {"cli"},

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from l2codec import _quantize, _table_bytes
+from l2codec import _quantize, _table_bytes, prefix_codes
 from l2codec.compiled import Kernel
 from l2codec.errors import CodecError
 from l2codec.search import search_tables
@@ -210,7 +210,7 @@ class TableSet:
     @cached_property
     def windows(self) -> np.ndarray:
         """For decoding prefix codes by the next P bits: uint32[K << P] = symbol | length << 16."""
-        return np.concatenate([_windows(t.counts, self.probability_bits) for t in self.tables])
+        return np.concatenate([prefix_codes.windows(t.counts, self.probability_bits) for t in self.tables])
 
     def bursts(self, table: int) -> tuple[np.ndarray, np.ndarray]:
         """For decoding several symbols by the next P bits: uint8[2**P, 8], and uint16[2**P] = how many | bits << 8.
@@ -220,7 +220,7 @@ class TableSet:
         if table not in self._bursts:
             size = 1 << self.probability_bits
             windows = self.windows[table * size : (table + 1) * size]
-            self._bursts[table] = _bursts(windows, self.probability_bits)
+            self._bursts[table] = prefix_codes.bursts(windows, self.probability_bits)
         return self._bursts[table]
 
     @cached_property
@@ -231,13 +231,7 @@ class TableSet:
     def codes(self) -> np.ndarray:
         """For encoding prefix codes: uint32[K * A] = code word | length << 16; 2**31 where the count is 0."""
         self.require_dyadic()
-        codes = np.full((len(self), self.alphabet), 1 << 31, np.uint32)
-        for row, table in zip(codes, self.tables, strict=True):
-            order = _code_order(table.counts)
-            counts = table.counts[order].astype(np.int64)
-            ends = np.cumsum(counts)
-            row[order] = (ends - counts) // counts | _lengths(counts, self.probability_bits) << 16
-        return codes.ravel()
+        return np.concatenate([prefix_codes.code_words(t.counts, self.probability_bits) for t in self.tables])
 
     def require_dyadic(self) -> None:
         """Raise CodecError unless every table is dyadic."""
@@ -259,36 +253,3 @@ def _check_histogram(hist: npt.ArrayLike) -> np.ndarray:
     if int(given.min()) < 0 or int(given.max()) >= 1 << 48:
         raise CodecError(f"the entries of a histogram must lie in [0, 2**48); found {given.min()} to {given.max()}")
     return given.astype(np.int64)
-
-
-def _lengths(counts: np.ndarray, probability_bits: int) -> np.ndarray:
-    """Return the code lengths P - log2(count) of positive dyadic counts."""
-    return probability_bits - np.round(np.log2(counts)).astype(np.int64)
-
-
-def _code_order(counts: np.ndarray) -> np.ndarray:
-    """Return the used symbols in ascending order of (code length, symbol): that of their code words (spec 8)."""
-    order = np.argsort(-counts.astype(np.int64), kind="stable")
-    return order[: np.count_nonzero(counts)]
-
-
-def _windows(counts: np.ndarray, probability_bits: int) -> np.ndarray:
-    """Return symbol | length << 16 for each value of the next P bits: code words follow each other without gaps."""
-    order = _code_order(counts)
-    used = counts[order].astype(np.int64)
-    return np.repeat(order | _lengths(used, probability_bits) << 16, used).astype(np.uint32)
-
-
-def _bursts(windows: np.ndarray, probability_bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return up to 8 symbols that begin and end in each value of the next P bits, and how many | their bits << 8."""
-    bits = np.arange(windows.size)
-    used, count = np.zeros((2, windows.size), np.int64)
-    symbols = np.zeros((windows.size, 8), np.uint8)
-    for number in range(8):
-        entry = windows[bits << used & windows.size - 1].astype(np.int64)
-        # Once a code word is cut off, it stays so: nothing is used any more.
-        whole = (count == number) & (used + (entry >> 16) <= probability_bits)
-        symbols[whole, number] = entry[whole] & 0xFFFF
-        used += np.where(whole, entry >> 16, 0)
-        count += whole
-    return symbols, (count | used << 8).astype(np.uint16)

@@ -13,10 +13,10 @@ import numpy as np
 from l2codec.processor import chosen_kernel
 from l2fmt import _registry
 from l2fmt.container import Group, Limits, Reader
+from l2fmt.container.opening import open_readers
 from l2fmt.container.writer import is_path
 from l2fmt.errors import InputError
 from l2fmt.pipeline import decode_group
-from l2fmt.store import open_readers
 
 _CODERS = {number: name for name, number in _registry.CODERS.items()}
 _SCHEMA = 1

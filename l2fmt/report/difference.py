@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from l2fmt.container import Limits
 from l2fmt.container.header import MAGIC
+from l2fmt.container.opening import SUFFIX
 from l2fmt.container.shards import INDEX_SUFFIX
 from l2fmt.container.writer import is_path
-from l2fmt.store import SUFFIX
 
 if TYPE_CHECKING:
     from torch import Tensor

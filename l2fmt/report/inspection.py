@@ -11,9 +11,9 @@ import numpy as np
 from l2fmt import _registry
 from l2fmt.container import Group, Index, Limits, Reader, TensorEntry
 from l2fmt.container.header import HEADER_BYTES, Header
+from l2fmt.container.opening import open_readers, shard_index_path
 from l2fmt.container.writer import is_path
 from l2fmt.pipeline import decode_group
-from l2fmt.store import open_readers, shard_index_path
 
 # What the bytes of a model are for, in the order in which they are shown.
 PARTS = (

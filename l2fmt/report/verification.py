@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from l2fmt.container import Limits, Reader, Section, parse_resume, read_shard_index
+from l2fmt.container.opening import open_readers, shard_index_path
 from l2fmt.container.sections import RESUME
 from l2fmt.container.writer import is_path
 from l2fmt.errors import CorruptFileError, FormatError
 from l2fmt.pipeline import check_resume, decode_group
-from l2fmt.store import open_readers, shard_index_path
 
 _SCHEMA = 1
 

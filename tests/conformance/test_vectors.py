@@ -21,12 +21,12 @@ from l2codec import ClassMap, CodecError, processor
 from l2fmt import _registry
 from l2fmt.container import Reader
 from l2fmt.container.entries import Group
+from l2fmt.container.opening import open_readers
 from l2fmt.errors import FormatError
 from l2fmt.pipeline import decode_tensor
 from l2fmt.pipeline.decode import class_maps
 from l2fmt.pipeline.fitting import offset_classes
 from l2fmt.report import verify
-from l2fmt.store import open_readers
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "spec" / "vectors"

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import bench_gpu
 from l2fmt.cuda import DeviceStore, Place
-from l2fmt.torch import TorchFramework
+from l2fmt.memory import TorchFramework
 from tests.cuda.device import ShimDevice
 
 

@@ -12,11 +12,11 @@ import pytest
 from l2codec.cuda.device import Device, Memory
 from l2fmt._registry import RANS
 from l2fmt.container import Reader, parse_resume
+from l2fmt.container.opening import open_readers
 from l2fmt.container.sections import RESUME
 from l2fmt.errors import L2Error
 from l2fmt.pipeline import decode_group
 from l2fmt.pipeline.on_device import Target, decode_groups
-from l2fmt.store import open_readers
 from tests.cuda.device import Recorder, ShimDevice
 
 VECTORS = Path(__file__).parents[2] / "spec" / "vectors"

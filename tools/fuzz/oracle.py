@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from l2fmt.container import Reader, limits
+from l2fmt.container.opening import open_readers
 from l2fmt.errors import FormatError, L2Error, LimitExceededError
 from l2fmt.pipeline import decode_tensor
 from l2fmt.report import verify
-from l2fmt.store import open_readers
 from tools import reference_decoder
 
 T = TypeVar("T")

@@ -15,12 +15,12 @@ import numpy as np
 from l2fmt._registry import CODERS, TRANSFORMS
 from l2fmt.container import Reader, Stream, TableSetEntry, Writer
 from l2fmt.container._msgpack import pack
+from l2fmt.container.opening import open_readers
 from l2fmt.container.shards import INDEX_SUFFIX
 from l2fmt.dtypes import DTYPES, dtype_by_id
 from l2fmt.errors import LimitExceededError
 from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, decode_tensor, write_files
 from l2fmt.report import verify
-from l2fmt.store import open_readers
 from l2fmt.transforms import Codebook, Geometric, Joint, Transform, Uniform
 from tools.fuzz.mutation import unpacked
 from tools.fuzz.oracle import MEMORY, are_shards_read_alike, check, is_read_alike, typed
