@@ -8,7 +8,7 @@ from l2codec.kernels._compiler import kernel
 from l2codec.kernels.look_up import look_up
 
 ZERO, ONE = np.uint64(0), np.uint64(1)
-FEW = 2  # times the size of the codebook: rows of fewer symbols are not worth a table of their own
+FEW = 2  # rows of fewer symbols than one in so many of the codebook are not worth a table of their own
 
 
 @kernel
@@ -39,26 +39,61 @@ def _write_scaled(symbols, first, layout, words, floats, rows, columns, out):
     length = np.uint64(layout[0]) * positions
     brain = layout[4]
     r, at = np.uint64(first) // length, np.uint64(first) % length
-    i = ZERO
+    i, filled = ZERO, False
     while i < size:
         stop = min(size, i + length - at)
         scale = rows[r] if rows.size > 0 else np.float32(1)
-        if columns.size > 0:
-            k, p = at // positions, at % positions
-            while i < stop:
-                end = min(stop, i + positions - p) if positions > ONE else stop
-                for j in range(end - i):
-                    column = columns[k] if positions > ONE else columns[k + j]
-                    out[i + j] = _word(floats[np.uint64(symbols[i + j])] * scale * column, brain, out)
-                i, k, p = end, k + ONE, ZERO
-        elif stop - i < np.uint64(FEW * floats.size):
-            for j in range(i, stop):
-                out[j] = _word(floats[np.uint64(symbols[j])] * scale, brain, out)
+        if stop - i < np.uint64(floats.size // FEW) or (columns.size > 0 and out.itemsize != 4):
+            _scale_each(symbols[i:stop], at, positions, brain, floats, scale, columns, out[i:stop])
         else:
-            for symbol in range(np.uint64(floats.size)):
-                words[symbol] = _word(floats[symbol] * scale, brain, out)
+            if rows.size > 0 or not filled:
+                for symbol in range(np.uint64(floats.size)):
+                    words[symbol] = _word(floats[symbol] * scale, brain, out)
+                filled = True
             look_up(symbols[i:stop], words, layout[5], out[i:stop])
+            if columns.size > 0:
+                _scale_columns(at, positions, columns, out[i:stop])
         i, r, at = stop, r + ONE, ZERO
+
+
+@kernel
+def _scale_each(symbols, at, positions, brain, floats, scale, columns, out):
+    """Write the values of symbols, the first of which is number `at` of its row, whose scale is given."""
+    size = np.uint64(symbols.size)
+    if columns.size == 0:
+        for i in range(size):
+            out[i] = _word(floats[np.uint64(symbols[i])] * scale, brain, out)
+        return
+    i, k, p = ZERO, at // positions, at % positions
+    while i < size:
+        end = min(size, i + positions - p) if positions > ONE else size
+        for j in range(end - i):
+            column = columns[k] if positions > ONE else columns[k + j]
+            out[i + j] = _word(floats[np.uint64(symbols[i + j])] * scale * column, brain, out)
+        i, k, p = end, k + ONE, ZERO
+
+
+def _scale_columns(at, positions, columns, out):
+    """Multiply float32 by the scales of their columns; the first is number `at` of its row."""
+
+
+@overload(_scale_columns)
+def _scale_columns_of_width(at, positions, columns, out):
+    return _multiply if out.dtype == types.uint32 else lambda at, positions, columns, out: None
+
+
+def _multiply(at, positions, columns, out):
+    size = np.uint64(out.size)
+    if positions == ONE:
+        for i in range(size):
+            out[i] = np.float32(np.uint32(out[i]).view(np.float32) * columns[at + i]).view(np.uint32)
+        return
+    i, k, p = ZERO, at // positions, at % positions
+    while i < size:
+        end = min(size, i + positions - p)
+        for j in range(i, end):
+            out[j] = np.float32(np.uint32(out[j]).view(np.float32) * columns[k]).view(np.uint32)
+        i, k, p = end, k + ONE, ZERO
 
 
 def _shifted(symbol, shift, out):
