@@ -11,7 +11,7 @@ import argparse
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ def label(row: Mapping[str, str]) -> str:
     return ", ".join(part for part in (column_of(given), "" if given["tag"] else given.get("options")) if part)
 
 
-def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[str, list[Point]]:
+def lines_of(
+    rows: Sequence[Mapping[str, str]], name_of: Callable[[Mapping[str, str]], str] = label
+) -> dict[str, list[Point]]:
     """Return the points of each line in order of their ratio; rows without a value are left out."""
     grouped: dict[str, dict[str, dict[str, tuple[float, float]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row["value"]:
-            grouped[label(row)][row["target"]][row.get("seed", "")] = float(row["ratio"]), float(row["value"])
+            grouped[name_of(row)][row["target"]][row.get("seed", "")] = float(row["ratio"]), float(row["value"])
     lines = {}
     for name, targets in sorted(grouped.items()):
         points = []

@@ -9,7 +9,7 @@ measured, "†" for one that could not be met. Seeds are averaged. Methods with 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from l2fmt.optimize import get_method
@@ -17,7 +17,7 @@ from l2fmt.optimize import get_method
 from .rows import Row, means, read_rows
 
 
-def column_of(row: Row) -> str:
+def column_of(row: Mapping[str, str]) -> str:
     """Return the heading of a row's column: its method, preset and tag, and whether there were data if they may be."""
     name = row["method"]
     if get_method(name).data == "optional":
