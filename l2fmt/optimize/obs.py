@@ -12,6 +12,8 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
 * **Rounding by the coder's own code lengths**: the class model that will code the codes is fitted to them, and they are
   rounded again with lambda times their bits added.
 * **Descent**: after the greedy pass single codes are changed while distance + lambda bits falls.
+* **Layers in order**: with all codes found, layers are rounded once more, each for the inputs that it will meet
+  (second_order/in_order.py).
 """
 
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import ClassVar
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.optimize.second_order.curvature import curvatures_of
+from l2fmt.optimize.second_order.in_order import InOrder
 from l2fmt.optimize.second_order.model import Model, Rounding
 
 
@@ -34,7 +37,8 @@ class SecondOrder(Method):
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
     passes: of descent. scales: whether rows and columns follow their own curvature too, where that pays.
     blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.
-    batch_size, seed: of measuring curvature.
+    in_order: whether layers are rounded once more, in order, for the inputs that they will meet.
+    batch_size, seed: of running the model.
     """
 
     step_exponent: float = 0.5
@@ -47,6 +51,7 @@ class SecondOrder(Method):
     batch_size: int = 50
     blocks: bool = True
     heads: bool = True
+    in_order: bool = True
     seed: int = 0
     name: ClassVar[str] = "obs"
     needs_module: ClassVar[bool] = True
@@ -63,7 +68,10 @@ class SecondOrder(Method):
             self.step_exponent, self.damping, self.row_damping, self.rate_weight, self.refits, self.passes, self.scales
         )
         model = Model(task.tensors, curvatures, rounding, task.progress)
-        return Compressed(codes_of_size(model, task))
+        codes = codes_of_size(model, task)
+        if self.in_order and task.calibration is not None:
+            codes = codes_of_size(InOrder(model, codes, task, self.batch_size, self.seed), task)
+        return Compressed(codes)
 
 
 METHOD = SecondOrder

@@ -18,6 +18,11 @@ class Layer:
     module: nn.Module
 
     @property
+    def path(self) -> str:
+        """The name of the module."""
+        return self.name.rpartition(".")[0]
+
+    @property
     def groups(self) -> int:
         """Number of groups of a convolution, 1 for other layers."""
         return self.module.groups if isinstance(self.module, _CONVOLUTIONS) else 1

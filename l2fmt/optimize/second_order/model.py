@@ -16,6 +16,8 @@ from l2fmt.optimize.second_order.rounding import Rounder
 from l2fmt.pipeline import QuantizedTensor
 from l2fmt.transforms import Uniform
 
+Tables = tuple[TableSet, list[ClassMap]]
+
 _MAX_CODE = 4000  # on each side of zero: beyond it a table of 14 probability bits gets too coarse
 
 
@@ -105,37 +107,55 @@ class Model:
     def codes(self, scale: float, progress: Progress) -> list[QuantizedTensor]:
         """Return all codes with steps of `scale` times the base steps."""
         rounding = self.rounding
-        steps = [float(np.float32(max(scale * b, f))) for b, f in zip(self._bases, self._finest_steps, strict=True)]
         rounds = 1 + (rounding.refits if rounding.rate_weight > 0 else 0)
-        codes: list[np.ndarray] = []
+        tables: Tables | None = None
+        codes: list[QuantizedTensor] = []
         for number in range(rounds):
-            fitted = None
             if number:
                 progress("fitting tables", number / rounds)
-                fitted = fit_tables(codes, [t.shape for t in self.tensors])
-            passes = rounding.passes if number == rounds - 1 else 0
+                tables = self.fitted(codes)
             chosen = []
-            for i, step in enumerate(steps):
-                progress("rounding", (number + i / len(steps)) / rounds)
-                chosen.append(self._round(i, step, fitted and (fitted[0], fitted[1][i]), passes))
+            for i in range(len(self.tensors)):
+                progress("rounding", (number + i / len(self.tensors)) / rounds)
+                chosen.append(self.rounded(i, scale, tables, descent=number == rounds - 1))
             codes = chosen
-        return [
-            QuantizedTensor(t.name, t.dtype, t.shape, c, Uniform(step), rounder.row_scale, rounder.column_scale)
-            for t, c, step, rounder in zip(self.tensors, codes, steps, self._rounders, strict=True)
-        ]
+        return codes
 
-    def _round(self, number: int, step: float, fitted: tuple[TableSet, ClassMap] | None, passes: int) -> np.ndarray:
-        """Return the codes of a tensor, int16; without tables they cost nothing."""
-        rounder = self._rounders[number]
+    def fitted(self, codes: Sequence[QuantizedTensor]) -> Tables | None:
+        """Return the tables that will code these codes; None if code lengths do not count."""
+        if self.rounding.rate_weight == 0:
+            return None
+        return fit_tables([code.codes for code in codes], [tensor.shape for tensor in self.tensors])
+
+    def scale_of(self, codes: Sequence[QuantizedTensor]) -> float:
+        """Return the scale that codes were made with."""
+        steps = [code.transform.step for code in codes]  # type: ignore[attr-defined]
+        return float(np.median(np.array(steps) / self._bases))
+
+    def rounded(
+        self, number: int, scale: float, tables: Tables | None, weights: np.ndarray | None = None, descent: bool = True
+    ) -> QuantizedTensor:
+        """Return the codes of one tensor, or of other weights in its place; without tables they cost nothing."""
+        tensor, rounder, rounding = self.tensors[number], self._rounders[number], self.rounding
+        rounder = rounder if weights is None else rounder.of_other(weights)
+        step = float(np.float32(max(scale * self._bases[number], self._finest_steps[number])))
         size = rounder.weights.size
         limit = min(2 * int(np.abs(rounder.weights).max(initial=0) / step) + 2, _MAX_CODE)
         costs, classes, slope = np.zeros((1, 2 * limit + 1), np.float32), np.zeros(size, np.uint8), 0.0
-        if fitted is not None:
-            tables, class_map = fitted
-            costs, classes = code_costs(tables, limit), class_map.slice(0, size)
+        if tables is not None:
+            costs, classes = code_costs(tables[0], limit), tables[1][number].slice(0, size)
             # lambda of this step: distance a bit, of a rounding error at the tensor's typical curvature
-            slope = self.rounding.rate_weight * log(2) / 6 * self._levels[number] * step * step
-        return rounder.round(step, slope, costs, classes, limit, passes).reshape(-1).astype(np.int16)
+            slope = rounding.rate_weight * log(2) / 6 * self._levels[number] * step * step
+        codes = rounder.round(step, slope, costs, classes, limit, rounding.passes if descent else 0)
+        return QuantizedTensor(
+            tensor.name,
+            tensor.dtype,
+            tensor.shape,
+            codes.reshape(-1).astype(np.int16),
+            Uniform(step),
+            rounder.row_scale,
+            rounder.column_scale,
+        )
 
 
 def _without_data(rows: np.ndarray) -> Curvature:

@@ -1,6 +1,6 @@
 """Rounding a layer with its curvature: error feedback column by column (OBS, GPTQ), then descent on single codes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,6 +77,17 @@ class Rounder:
                 curved, feedback = curved * columns[:, None] * columns, feedback / columns
         level = float(np.exp(np.log(pivots).mean()) * sensitivity.mean())
         return cls(shaped, curved, feedback, sensitivity, level, row_scale, column_scale)
+
+    def of_other(self, weights: np.ndarray) -> "Rounder":
+        """Return the same for other weights, of any shape."""
+        shaped = weights.reshape(self.weights.shape)
+        if self.row_scale is not None:
+            shaped = shaped / self.row_scale.reshape(*shaped.shape[:2], 1)
+        if self.column_scale is not None:
+            shaped = shaped / np.repeat(
+                self.column_scale, weights.size // self.sensitivity.size // len(self.column_scale)
+            )
+        return replace(self, weights=np.ascontiguousarray(shaped, np.float32))
 
     def round(
         self, step: float, slope: float, costs: np.ndarray, classes: np.ndarray, limit: int, passes: int

@@ -1,0 +1,161 @@
+"""Layers rounded one after the other, each for the inputs that the rounded layers before it give.
+
+Rounded for the full model's inputs x, a layer knows nothing of what is wrong with the inputs x' that it will meet. Here
+its weights W are first moved to those whose outputs for x' come nearest to W x: W E[x x'^T] E[x' x'^T]^-1, damped
+towards W (the asymmetric targets of AdaRound, Nagel et al. 2020, Eq. 25, in closed form). Then they are rounded as
+before: errors of earlier layers are made up for as far as later ones can see them.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from math import log2
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from l2fmt.inputs.calibration import Batch, CalibrationSet
+from l2fmt.optimize.base import Progress, Task, decoded
+from l2fmt.optimize.code_lengths import code_costs
+from l2fmt.optimize.equalization.watching import watched
+from l2fmt.optimize.learning.student import working_copy
+from l2fmt.optimize.second_order.layers import Layer, find_layers
+from l2fmt.optimize.second_order.model import Model
+from l2fmt.pipeline import QuantizedTensor
+
+_DAMPING = 0.03  # of the mean square of inputs
+_MOST_INPUTS = 1 << 14  # of a batch
+_INPUTS_PER_COLUMN = 32  # enough for a layer
+_LEAST_SAMPLES, _MOST_SAMPLES = 32, 2000
+_MOST_FINER = 0.1  # bits a weight that a layer may be given beyond its share
+
+
+class InOrder:
+    """A model whose layers are rounded in order, for `codes_of_size`; begins with the codes that `model` has by itself.
+
+    What layers save, as their weights shrink by what their inputs no longer tell, finer steps of those after them
+    spend.
+    """
+
+    def __init__(self, model: Model, codes: Sequence[QuantizedTensor], task: Task, batch_size: int, seed: int):
+        assert task.calibration is not None
+        self._model, self._samples, self._batch_size, self._seed = model, task.calibration.samples, batch_size, seed
+        self._module = working_copy(task.calibration.module)
+        self._layers = find_layers(self._module, task.names)
+        self._scale = model.scale_of(codes)
+        self._tables = model.fitted(codes)
+        self._bits = [self._bits_of(number, code) for number, code in enumerate(codes)]
+        self._sizes = [code.size for code in codes]
+        self.size, self.finest_scale = model.size, model.finest_scale
+
+    def first_scale(self, bits: float) -> float:
+        """Return the scale of the codes that were given."""
+        return self._scale
+
+    def codes(self, scale: float, progress: Progress) -> list[QuantizedTensor]:
+        """Return all codes with steps about `scale` times the base steps."""
+        rounded = _Pair(self._module, self._samples, self._batch_size, self._seed)
+        found: dict[int, QuantizedTensor] = {}
+        order = self._order()
+        planned = spent = 0.0
+        for done, number in enumerate(order):
+            progress("rounding in order", done / len(order))
+            tensor = self._model.tensors[number]
+            layer = self._layers.get(tensor.name)
+            weights = np.asarray(tensor.load(), np.float32)
+            if layer is not None and rounded.differs and not layer.is_table:
+                weights = rounded.targets(layer, weights)
+            left = [i for i in order if i not in found]
+            finer = self._finer(planned, spent, left)
+            found[number] = self._model.rounded(number, scale * 2**-finer, self._tables, weights)
+            planned += self._bits[number] + self._sizes[number] * log2(self._scale / scale)
+            spent += self._bits_of(number, found[number])
+            if layer is not None:
+                rounded.set_weight(layer, decoded(found[number]))
+        return [found[number] for number in range(len(order))]
+
+    def _finer(self, planned: float, spent: float, left: Sequence[int]) -> float:
+        """Return the bits a weight that the layers left may have more than planned."""
+        if not planned:
+            return 0.0
+        saved = 1 - spent / planned
+        bits = saved * (planned + sum(self._bits[number] for number in left))
+        return min(max(bits / sum(self._sizes[number] for number in left), -_MOST_FINER), _MOST_FINER)
+
+    def _order(self) -> list[int]:
+        """Return the numbers of all tensors: those of layers as they are called, then the others."""
+        numbers = {tensor.name: number for number, tensor in enumerate(self._model.tensors)}
+        names = {layer.path: name for name, layer in self._layers.items()}
+        called: dict[str, None] = {}
+        with torch.no_grad(), watched(self._module, list(names), lambda path, _x, _y: called.setdefault(path)) as run:
+            run(next(self._samples.in_order(1)).to(_device(self._module)))
+        first = [numbers[names[path]] for path in called]
+        return first + sorted(set(numbers.values()) - set(first))
+
+    def _bits_of(self, number: int, code: QuantizedTensor) -> float:
+        """Return what codes cost by the tables that the rounding works with."""
+        if self._tables is None:
+            return float(code.size)
+        limit = int(np.abs(code.codes).max(initial=0))
+        classes = self._tables[1][number].slice(0, code.size)
+        return float(code_costs(self._tables[0], limit)[classes, code.codes.astype(np.int64) + limit].sum())
+
+
+class _Pair:
+    """A module, and a copy whose layers become rounded ones."""
+
+    def __init__(self, module: nn.Module, samples: CalibrationSet, batch_size: int, seed: int):
+        self._full, self._rounded = module, deepcopy(module)
+        self._samples, self._batch_size, self._seed = samples, batch_size, seed
+        self.differs = False
+
+    def set_weight(self, layer: Layer, values: np.ndarray) -> None:
+        """Give the copy a layer's weight."""
+        weight = self._rounded.get_parameter(layer.name)
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(values).reshape(weight.shape))
+        self.differs = True
+
+    def targets(self, layer: Layer, weights: np.ndarray) -> np.ndarray:
+        """Return the weights, of the shape given, that come nearest to the full model's outputs in the copy."""
+        own, cross, count = self._correlations(layer)
+        if count == 0:
+            return weights
+        columns = own.shape[2]
+        mean = own.diagonal(dim1=1, dim2=2).mean(1)
+        damping = (_DAMPING + columns / count) * mean[:, None, None] * torch.eye(columns).to(own)
+        given = torch.from_numpy(weights).to(own).reshape(layer.groups, -1, columns)
+        moved, failed = torch.linalg.solve_ex(own + damping, (given @ (cross + damping)).transpose(1, 2))
+        moved = torch.where((failed == 0)[:, None, None], moved.transpose(1, 2), given)  # of inputs that are all 0
+        return moved.float().cpu().numpy().reshape(weights.shape)
+
+    def _correlations(self, layer: Layer) -> tuple[Tensor, Tensor, int]:
+        """Return sums of x' x'^T and of x x'^T, float64[groups, columns, columns], and of how many inputs they are."""
+        generator = torch.Generator().manual_seed(self._seed)
+        own = cross = torch.zeros(())
+        inputs = samples = 0
+        for batch in self._samples.shuffled(self._batch_size, generator):
+            x, y = (
+                self._input(module, layer, batch.to(_device(module)), inputs) for module in (self._full, self._rounded)
+            )
+            if x is None or y is None:
+                break
+            own = own + (y.transpose(1, 2) @ y).double()
+            cross = cross + (x.transpose(1, 2) @ y).double()
+            inputs, samples = inputs + y.shape[1], samples + batch.count
+            enough = samples >= _LEAST_SAMPLES and inputs >= _INPUTS_PER_COLUMN * y.shape[2]
+            if enough or samples >= min(self._samples.count, _MOST_SAMPLES):
+                break
+        return own, cross, inputs
+
+    def _input(self, module: nn.Module, layer: Layer, batch: Batch, number: int) -> Tensor | None:
+        """Return what a layer meets, [groups, n, columns], at places that depend on the seed and a number alone."""
+        seen: list[Tensor] = []
+        with torch.no_grad(), watched(module, [layer.path], lambda _path, x, _y: seen.append(x), stop=True) as run:
+            run(batch)
+        generator = torch.Generator().manual_seed(self._seed + number)
+        return layer.inputs(seen[0].float(), _MOST_INPUTS, generator)[0] if seen else None
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(iter([*module.parameters(), *module.buffers()])).device

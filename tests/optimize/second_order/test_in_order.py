@@ -1,0 +1,99 @@
+"""Layers rounded in order: the targets against least squares, and what the pass is worth."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import l2fmt
+from l2fmt.inputs.calibration import CalibrationSet
+from l2fmt.optimize.learning.distillation import distance
+from l2fmt.optimize.second_order import in_order
+from l2fmt.optimize.second_order.layers import find_layers
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pair_of(module: nn.Module, data: Tensor) -> in_order._Pair:
+    return in_order._Pair(module.eval().requires_grad_(False), CalibrationSet([{0: data}]), 50, 0)
+
+
+@pytest.mark.parametrize(
+    ("second", "inputs"),
+    [
+        (nn.Conv2d(8, 12, 3), lambda x: torch.nn.functional.unfold(x, 3).transpose(1, 2).reshape(-1, 72)),
+        (nn.Conv2d(8, 4, 1, bias=False), lambda x: x.movedim(1, 3).reshape(-1, 8)),
+    ],
+)
+def test_targets_are_those_of_least_squares(second, inputs, monkeypatch):
+    monkeypatch.setattr(in_order, "_DAMPING", 0.0)
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3)
+    data = drawn(600, 3, 8, 8)
+    module = nn.Sequential(first, nn.ReLU(), second)
+    pair = pair_of(module, data)
+    rounded = (first.weight.detach() * 8).round() / 8
+    pair.set_weight(find_layers(module, ["0.weight"])["0.weight"], rounded.numpy())
+    weights = second.weight.detach().numpy()
+    found = pair.targets(find_layers(module, ["2.weight"])["2.weight"], weights)
+
+    with torch.no_grad():
+        full = inputs(torch.relu(first(data)))
+        met = inputs(torch.relu(torch.func.functional_call(first, {"weight": rounded}, (data,))))
+    flat = torch.from_numpy(weights).flatten(1)
+    exact = torch.linalg.lstsq(met.double(), (full @ flat.T).double()).solution.T
+
+    def error(w: Tensor) -> float:
+        return float((met @ w.float().T - full @ flat.T).square().mean())
+
+    assert found.shape == weights.shape and found.dtype == np.float32
+    least, before, after = error(exact), error(flat), error(torch.from_numpy(found).flatten(1))
+    assert least <= after < least + 0.05 * (before - least)
+
+
+def test_as_long_as_nothing_is_rounded_weights_stay():
+    module = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
+    layers = find_layers(module, ["0.weight", "1.weight"])
+    pair = pair_of(module, drawn(64, 6))
+    assert not pair.differs
+    pair.set_weight(layers["0.weight"], module[0].weight.numpy())
+    weights = module[1].weight.numpy()
+    assert pair.differs and np.allclose(pair.targets(layers["1.weight"], weights), weights, atol=1e-6)
+
+
+def test_a_layer_that_is_not_called_keeps_its_weights():
+    module = nn.Sequential(nn.Linear(6, 6))
+    module[0].unused = nn.Linear(3, 3)
+    pair = pair_of(module, drawn(64, 6))
+    weights = module[0].unused.weight.numpy()
+    assert pair.targets(find_layers(module, ["0.unused.weight"])["0.unused.weight"], weights) is weights
+
+
+def test_a_deep_network_comes_nearer():
+    torch.manual_seed(0)
+    widths = [nn.Linear(24, 48), nn.Tanh(), *(m for _ in range(6) for m in (nn.Linear(48, 48), nn.ReLU()))]
+    model = nn.Sequential(*widths, nn.Linear(48, 10)).eval()
+    mixed = drawn(24, 24, seed=7)
+    data, held_out = drawn(400, 24) @ mixed, drawn(400, 24, seed=2) @ mixed
+    errors, sizes = [], []
+    for chosen in (False, True):
+        options = {"in_order": chosen}
+        result = l2fmt.pack(model, module=model, calibration=data, method="obs", target_ratio=9, options=options)
+        with torch.no_grad():
+            found = torch.func.functional_call(model, l2fmt.load(result.data or b""), (held_out,))
+            errors.append(float(distance([found], [model(held_out)])))
+        sizes.append(result.ratio)
+    assert errors[1] < 0.9 * errors[0], errors
+    assert all(9 <= ratio <= 9.05 for ratio in sizes), sizes
