@@ -64,20 +64,21 @@ def test_targets_are_those_of_least_squares(second, inputs, monkeypatch):
 
 
 def test_as_long_as_nothing_is_rounded_weights_stay():
-    module = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
+    first, second = nn.Linear(6, 6), nn.Linear(6, 4)
+    module = nn.Sequential(first, second)
     layers = find_layers(module, ["0.weight", "1.weight"])
     pair = pair_of(module, drawn(64, 6))
     assert not pair.differs
-    pair.set_weight(layers["0.weight"], module[0].weight.numpy())
-    weights = module[1].weight.numpy()
+    pair.set_weight(layers["0.weight"], first.weight.detach().numpy())
+    weights = second.weight.detach().numpy()
     assert pair.differs and np.allclose(pair.targets(layers["1.weight"], weights), weights, atol=1e-6)
 
 
 def test_a_layer_that_is_not_called_keeps_its_weights():
-    module = nn.Sequential(nn.Linear(6, 6))
-    module[0].unused = nn.Linear(3, 3)
+    module, unused = nn.Sequential(nn.Linear(6, 6)), nn.Linear(3, 3)
+    module[0].add_module("unused", unused)
     pair = pair_of(module, drawn(64, 6))
-    weights = module[0].unused.weight.numpy()
+    weights = unused.weight.detach().numpy()
     assert pair.targets(find_layers(module, ["0.unused.weight"])["0.unused.weight"], weights) is weights
 
 
