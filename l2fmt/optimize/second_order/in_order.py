@@ -9,6 +9,7 @@ before: errors of earlier layers are made up for as far as later ones can see th
 from collections.abc import Sequence
 from copy import deepcopy
 from math import log2
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class InOrder:
         self._tables = model.fitted(codes)
         self._bits = [self._bits_of(number, code) for number, code in enumerate(codes)]
         self._sizes = [code.size for code in codes]
+        self._inputs: dict[str, Tensor] = {}  # of one sample, by the path of the layer
         self.size, self.finest_scale = model.size, model.finest_scale
 
     def first_scale(self, bits: float) -> float:
@@ -64,7 +66,7 @@ class InOrder:
             layer = self._layers.get(tensor.name)
             weights = np.asarray(tensor.load(), np.float32)
             if layer is not None and rounded.differs and not layer.is_table:
-                weights = rounded.targets(layer, weights)
+                weights = rounded.targets(layer, weights, self._inputs.get(layer.path))
             left = [i for i in order if i not in found]
             finer = self._finer(planned, spent, left)
             found[number] = self._model.rounded(number, scale * 2**-finer, self._tables, weights)
@@ -86,10 +88,9 @@ class InOrder:
         """Return the numbers of all tensors: those of layers as they are called, then the others."""
         numbers = {tensor.name: number for number, tensor in enumerate(self._model.tensors)}
         names = {layer.path: name for name, layer in self._layers.items()}
-        called: dict[str, None] = {}
-        with torch.no_grad(), watched(self._module, list(names), lambda path, _x, _y: called.setdefault(path)) as run:
+        with torch.no_grad(), watched(self._module, list(names), lambda p, x, _y: self._inputs.setdefault(p, x)) as run:
             run(next(self._samples.in_order(1)).to(_device(self._module)))
-        first = [numbers[names[path]] for path in called]
+        first = [numbers[names[path]] for path in self._inputs]
         return first + sorted(set(numbers.values()) - set(first))
 
     def _bits_of(self, number: int, code: QuantizedTensor) -> float:
@@ -108,6 +109,7 @@ class _Pair:
         self._full, self._rounded = module, deepcopy(module)
         self._samples, self._batch_size, self._seed = samples, batch_size, seed
         self.differs = False
+        self._last: tuple[Any, tuple[Tensor, Tensor, int]] | None = None
 
     def set_weight(self, layer: Layer, values: np.ndarray) -> None:
         """Give the copy a layer's weight."""
@@ -116,17 +118,24 @@ class _Pair:
             weight.copy_(torch.from_numpy(values).reshape(weight.shape))
         self.differs = True
 
-    def targets(self, layer: Layer, weights: np.ndarray) -> np.ndarray:
-        """Return the weights, of the shape given, that come nearest to the full model's outputs in the copy."""
-        own, cross, count = self._correlations(layer)
+    def targets(self, layer: Layer, weights: np.ndarray, given: Tensor | None = None) -> np.ndarray:
+        """Return the weights, of the shape given, that come nearest to the full model's outputs in the copy.
+
+        `given` is an input of the layer: layers that follow each other with the same one, such as queries, keys and
+        values, share what has been measured.
+        """
+        key = None if given is None else (id(given), layer.geometry)
+        if key is None or self._last is None or self._last[0] != key:
+            self._last = key, self._correlations(layer)
+        own, cross, count = self._last[1]
         if count == 0:
             return weights
         columns = own.shape[2]
         mean = own.diagonal(dim1=1, dim2=2).mean(1)
         damping = (_DAMPING + columns / count) * mean[:, None, None] * torch.eye(columns).to(own)
-        given = torch.from_numpy(weights).to(own).reshape(layer.groups, -1, columns)
-        moved, failed = torch.linalg.solve_ex(own + damping, (given @ (cross + damping)).transpose(1, 2))
-        moved = torch.where((failed == 0)[:, None, None], moved.transpose(1, 2), given)  # of inputs that are all 0
+        matrices = torch.from_numpy(weights).to(own).reshape(layer.groups, -1, columns)
+        moved, failed = torch.linalg.solve_ex(own + damping, (matrices @ (cross + damping)).transpose(1, 2))
+        moved = torch.where((failed == 0)[:, None, None], moved.transpose(1, 2), matrices)  # of inputs that are all 0
         return moved.float().cpu().numpy().reshape(weights.shape)
 
     def _correlations(self, layer: Layer) -> tuple[Tensor, Tensor, int]:

@@ -28,6 +28,14 @@ class Layer:
         return self.module.groups if isinstance(self.module, _CONVOLUTIONS) else 1
 
     @property
+    def geometry(self) -> tuple[object, ...]:
+        """What makes rows of inputs of what the layer is given, beside that."""
+        module = self.module
+        if not isinstance(module, _CONVOLUTIONS):
+            return ()
+        return module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode
+
+    @property
     def is_table(self) -> bool:
         """Whether it is an embedding: its inputs choose rows."""
         return isinstance(self.module, nn.Embedding)

@@ -39,6 +39,7 @@ def pair_of(module: nn.Module, data: Tensor) -> in_order._Pair:
 )
 def test_targets_are_those_of_least_squares(second, inputs, monkeypatch):
     monkeypatch.setattr(in_order, "_DAMPING", 0.0)
+    monkeypatch.setattr(in_order, "_INPUTS_PER_COLUMN", 1000)
     torch.manual_seed(0)
     first = nn.Conv2d(3, 8, 3)
     data = drawn(600, 3, 8, 8)
@@ -98,3 +99,25 @@ def test_a_deep_network_comes_nearer():
         sizes.append(result.ratio)
     assert errors[1] < 0.9 * errors[0], errors
     assert all(9 <= ratio <= 9.05 for ratio in sizes), sizes
+
+
+def test_layers_with_one_input_are_measured_once(monkeypatch):
+    torch.manual_seed(0)
+    first, one, other, wide = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(8, 4, 3)
+
+    class Branches(nn.Sequential):
+        def forward(self, input: Tensor) -> Tensor:
+            y = self[0](input)
+            return torch.cat([part(y)[..., :3, :3].flatten(1) for part in list(self)[1:]], 1)
+
+    model = Branches(first, one, other, wide).eval()
+    measured: list[str] = []
+    correlations = in_order._Pair._correlations
+
+    def counted(pair, layer):
+        measured.append(layer.name)
+        return correlations(pair, layer)
+
+    monkeypatch.setattr(in_order._Pair, "_correlations", counted)
+    l2fmt.pack(model, module=model, calibration=drawn(60, 3, 8, 8), method="obs", target_ratio=2.5)
+    assert set(measured) == {"1.weight", "3.weight"}  # the first layer meets what it always does
