@@ -11,7 +11,7 @@ from l2fmt.pipeline import QuantizedTensor
 T = TypeVar("T")
 
 TOLERANCE = 0.005  # a result within so much below the target is taken
-_AIM = 0.998  # trials aim here: inside the tolerance, and clear of the target
+AIM = 0.998  # trials aim here: inside the tolerance, and clear of the target
 _TRIALS = 24
 
 
@@ -86,12 +86,12 @@ def search_size(
                 raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {size:,} bytes", size)
             above = (scale, size)
         if above is not None and below is not None:
-            share = (above[1] - target * _AIM) / (above[1] - below[1])
+            share = (above[1] - target * AIM) / (above[1] - below[1])
             # On a bent curve interpolation creeps along one side: then halve.
             share = 0.5 if side == before else min(max(share, 0.02), 0.98)
             following = 2 ** (log2(above[0]) + share * (log2(below[0]) - log2(above[0])))
         else:
-            step = 8 * (size - target * _AIM) / weights
+            step = 8 * (size - target * AIM) / weights
             following = scale * 2 ** (min(max(step, -2.0), -0.02) if side == "below" else max(min(step, 2.0), 0.02))
             if side == before:  # the slope is flatter than thought
                 following *= following / scale

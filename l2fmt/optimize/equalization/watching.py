@@ -14,7 +14,7 @@ class _Stop(Exception):
 
 @contextmanager
 def watched(
-    module: nn.Module, paths: Sequence[str], see: Callable[[str, Tensor, Tensor], None], stop: bool = False
+    module: nn.Module, paths: Sequence[str], see: Callable[[str, Tensor, Tensor], object], stop: bool = False
 ) -> Iterator[Callable[[Batch], None]]:
     """Yield a function that runs the module on a batch and calls `see(path, input, output)` for each layer named.
 

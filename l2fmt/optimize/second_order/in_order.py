@@ -20,6 +20,7 @@ from l2fmt.optimize.base import Progress, Task, decoded
 from l2fmt.optimize.code_lengths import code_costs
 from l2fmt.optimize.equalization.watching import watched
 from l2fmt.optimize.learning.student import working_copy
+from l2fmt.optimize.search import AIM, target_of
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 from l2fmt.optimize.second_order.model import Model
 from l2fmt.pipeline import QuantizedTensor
@@ -47,12 +48,14 @@ class InOrder:
         self._tables = model.fitted(codes)
         self._bits = [self._bits_of(number, code) for number, code in enumerate(codes)]
         self._sizes = [code.size for code in codes]
+        _, of = target_of(task.budget, model.size)
+        self._codes_bits = 8 * getattr(task.measure(codes), of) / model.size
         self._inputs: dict[str, Tensor] = {}  # of one sample, by the path of the layer
         self.size, self.finest_scale = model.size, model.finest_scale
 
     def first_scale(self, bits: float) -> float:
-        """Return the scale of the codes that were given."""
-        return self._scale
+        """Return the scale of the codes that were given, changed by what these leave of the size that is aimed at."""
+        return self._scale * 2 ** (self._codes_bits - AIM * bits)
 
     def codes(self, scale: float, progress: Progress) -> list[QuantizedTensor]:
         """Return all codes with steps about `scale` times the base steps."""
