@@ -1,7 +1,6 @@
 """Method `adaround` on small models, and what its parts promise."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,6 @@ from l2fmt.optimize.reconstruction.soft_rounding import Schedule, layer_loss, le
 from l2fmt.optimize.second_order.layers import Layer
 
 FAST = {"iterations": 200, "inputs": 128, "learning_rate": 0.03}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models run faster on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(*shape: int, seed: int = 1) -> Tensor:

@@ -1,7 +1,6 @@
 """Method `dfq` on small models."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,6 @@ from torch import Tensor, nn
 
 import l2fmt
 from l2fmt.errors import InputError
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models run faster on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(*shape: int, seed: int = 1) -> Tensor:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -22,15 +22,6 @@ from l2fmt.optimize.learning.taps import float_tensors
 from l2fmt.optimize.learning.trainer import Trainer
 
 SHORT: dict[str, Any] = {"rounds": 1, "transform_iterations": 0, "weight_iterations": 6, "batch_size": 16}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models run faster on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Model(nn.Module):

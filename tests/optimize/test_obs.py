@@ -1,6 +1,5 @@
 """Methods `obs` and `best` on small models."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,6 @@ import l2fmt
 from l2fmt.container import Reader
 from l2fmt.errors import InputError
 from l2fmt.optimize.learning.distillation import distance
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models run faster on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(*shape: int, seed: int = 1) -> Tensor:

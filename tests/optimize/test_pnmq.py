@@ -268,15 +268,6 @@ def pictures(seed):
     return torch.randn((64, 3, 10, 10), generator=generator) + shift
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_statistics_make_outputs_closer():
     net, held_out = network(), pictures(2)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}

@@ -1,6 +1,5 @@
 """Method `rdoq`: never above plain rounding in D + lambda R, sizes met, with and without data."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,6 @@ from l2fmt.optimize.rdoq import GreedyRateDistortion
 from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.model import Model, Rounding
 from l2fmt.pipeline import QuantizedTensor, write_files
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def weights() -> list[WeightTensor]:

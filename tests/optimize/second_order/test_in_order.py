@@ -1,7 +1,5 @@
 """Layers rounded in order: the targets against least squares, and what the pass is worth."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -12,14 +10,6 @@ from l2fmt.inputs.calibration import CalibrationSet
 from l2fmt.optimize.learning.distillation import distance
 from l2fmt.optimize.second_order import in_order
 from l2fmt.optimize.second_order.layers import find_layers
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(*shape: int, seed: int = 1) -> Tensor:
