@@ -6,16 +6,18 @@ towards W (the asymmetric targets of AdaRound, Nagel et al. 2020, Eq. 25, in clo
 before: errors of earlier layers are made up for as far as later ones can see them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
+from itertools import islice
 from math import log2
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2fmt.inputs.calibration import Batch, CalibrationSet
+from l2fmt.inputs.calibration import CalibrationSet
 from l2fmt.optimize.base import Progress, Task, decoded
 from l2fmt.optimize.code_lengths import code_costs
 from l2fmt.optimize.equalization.watching import watched
@@ -23,12 +25,15 @@ from l2fmt.optimize.learning.student import working_copy
 from l2fmt.optimize.search import AIM, target_of
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 from l2fmt.optimize.second_order.model import Model
+from l2fmt.optimize.second_order.passes import Pass, Passes, lead
 from l2fmt.pipeline import QuantizedTensor
 
 _DAMPING = 0.03  # of the mean square of inputs
 _MOST_INPUTS = 1 << 14  # of a batch
 _INPUTS_PER_COLUMN = 32  # enough for a layer
 _LEAST_SAMPLES, _MOST_SAMPLES = 32, 2000
+_MOST_BYTES = 1 << 28  # that a layer is given, of one model: what waits takes a few times as much
+_PAIRS_AT_ONCE = 4  # that start, and go on, together
 _MOST_FINER = 0.1  # bits a weight that a layer may be given beyond its share
 
 
@@ -59,24 +64,25 @@ class InOrder:
 
     def codes(self, scale: float, progress: Progress) -> list[QuantizedTensor]:
         """Return all codes with steps about `scale` times the base steps."""
-        rounded = _Pair(self._module, self._samples, self._batch_size, self._seed)
         found: dict[int, QuantizedTensor] = {}
         order = self._order()
         planned = spent = 0.0
-        for done, number in enumerate(order):
-            progress("rounding in order", done / len(order))
-            tensor = self._model.tensors[number]
-            layer = self._layers.get(tensor.name)
-            weights = np.asarray(tensor.load(), np.float32)
-            if layer is not None and rounded.differs and not layer.is_table:
-                weights = rounded.targets(layer, weights, self._inputs.get(layer.path))
-            left = [i for i in order if i not in found]
-            finer = self._finer(planned, spent, left)
-            found[number] = self._model.rounded(number, scale * 2**-finer, self._tables, weights)
-            planned += self._bits[number] + self._sizes[number] * log2(self._scale / scale)
-            spent += self._bits_of(number, found[number])
-            if layer is not None:
-                rounded.set_weight(layer, decoded(found[number]))
+        paths = [layer.path for layer in self._layers.values()]
+        with _Pair(self._module, paths, self._samples, self._batch_size, self._seed) as rounded:
+            for done, number in enumerate(order):
+                progress("rounding in order", done / len(order))
+                tensor = self._model.tensors[number]
+                layer = self._layers.get(tensor.name)
+                weights = np.asarray(tensor.load(), np.float32)
+                if layer is not None and rounded.differs and not layer.is_table:
+                    weights = rounded.targets(layer, weights, self._inputs.get(layer.path))
+                left = [i for i in order if i not in found]
+                finer = self._finer(planned, spent, left)
+                found[number] = self._model.rounded(number, scale * 2**-finer, self._tables, weights)
+                planned += self._bits[number] + self._sizes[number] * log2(self._scale / scale)
+                spent += self._bits_of(number, found[number])
+                if layer is not None:
+                    rounded.set_weight(layer, decoded(found[number]))
         return [found[number] for number in range(len(order))]
 
     def _finer(self, planned: float, spent: float, left: Sequence[int]) -> float:
@@ -106,13 +112,26 @@ class InOrder:
 
 
 class _Pair:
-    """A module, and a copy whose layers become rounded ones."""
+    """A module, and a copy whose layers become rounded ones, as passes go through both; a context that ends these."""
 
-    def __init__(self, module: nn.Module, samples: CalibrationSet, batch_size: int, seed: int):
+    def __init__(self, module: nn.Module, paths: Iterable[str], samples: CalibrationSet, batch_size: int, seed: int):
         self._full, self._rounded = module, deepcopy(module)
-        self._samples, self._batch_size, self._seed = samples, batch_size, seed
+        self._passes = [Passes(both, paths) for both in (self._full, self._rounded)]
+        self._samples, self._seed = samples, seed
+        self._batches = samples.shuffled(batch_size, torch.Generator().manual_seed(seed))
+        self._started: list[tuple[Pass, Pass, int]] = []  # with the samples of the batch
         self.differs = False
         self._last: tuple[Any, tuple[Tensor, Tensor, int]] | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            for passes in self._passes:
+                opened.enter_context(passes)
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
 
     def set_weight(self, layer: Layer, values: np.ndarray) -> None:
         """Give the copy a layer's weight."""
@@ -143,30 +162,37 @@ class _Pair:
 
     def _correlations(self, layer: Layer) -> tuple[Tensor, Tensor, int]:
         """Return sums of x' x'^T and of x x'^T, float64[groups, columns, columns], and of how many inputs they are."""
-        generator = torch.Generator().manual_seed(self._seed)
         own = cross = torch.zeros(())
-        inputs = samples = 0
-        for batch in self._samples.shuffled(self._batch_size, generator):
+        inputs = samples = nbytes = 0
+        for full, rounded, count in self._met(layer):
+            generators = (torch.Generator().manual_seed(self._seed + inputs) for _ in range(2))  # the same places
             x, y = (
-                self._input(module, layer, batch.to(_device(module)), inputs) for module in (self._full, self._rounded)
+                layer.inputs(given.float(), _MOST_INPUTS, generator)[0]
+                for given, generator in zip((full, rounded), generators, strict=True)
             )
-            if x is None or y is None:
-                break
             own = own + (y.transpose(1, 2) @ y).double()
             cross = cross + (x.transpose(1, 2) @ y).double()
-            inputs, samples = inputs + y.shape[1], samples + batch.count
+            inputs, samples, nbytes = inputs + y.shape[1], samples + count, nbytes + rounded.nbytes
             enough = samples >= _LEAST_SAMPLES and inputs >= _INPUTS_PER_COLUMN * y.shape[2]
-            if enough or samples >= min(self._samples.count, _MOST_SAMPLES):
+            if enough or nbytes >= _MOST_BYTES or samples >= min(self._samples.count, _MOST_SAMPLES):
                 break
         return own, cross, inputs
 
-    def _input(self, module: nn.Module, layer: Layer, batch: Batch, number: int) -> Tensor | None:
-        """Return what a layer meets, [groups, n, columns], at places that depend on the seed and a number alone."""
-        seen: list[Tensor] = []
-        with torch.no_grad(), watched(module, [layer.path], lambda _path, x, _y: seen.append(x), stop=True) as run:
-            run(batch)
-        generator = torch.Generator().manual_seed(self._seed + number)
-        return layer.inputs(seen[0].float(), _MOST_INPUTS, generator)[0] if seen else None
+    def _met(self, layer: Layer) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield without end what both models give a layer, and of how many samples; until a pass does not call it."""
+        device = _device(self._full)
+        at = 0
+        while True:
+            for batch in islice(self._batches, max(at + _PAIRS_AT_ONCE - len(self._started), 0)):
+                full, rounded = (passes.start(batch.to(device)) for passes in self._passes)
+                self._started.append((full, rounded, batch.count))
+            pairs = self._started[at : at + _PAIRS_AT_ONCE]
+            given = iter(lead([one for pair in pairs for one in pair[:2]], layer.path))
+            for (_, _, count), full, rounded in zip(pairs, given, given, strict=True):
+                if full is None or rounded is None:
+                    return
+                yield full, rounded, count
+            at += len(pairs)
 
 
 def _device(module: nn.Module) -> torch.device:

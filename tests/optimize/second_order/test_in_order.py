@@ -17,7 +17,8 @@ def drawn(*shape: int, seed: int = 1) -> Tensor:
 
 
 def pair_of(module: nn.Module, data: Tensor) -> in_order._Pair:
-    return in_order._Pair(module.eval().requires_grad_(False), CalibrationSet([{0: data}]), 50, 0)
+    paths = [path for path, part in module.named_modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
+    return in_order._Pair(module.eval().requires_grad_(False), paths, CalibrationSet([{0: data}]), 50, 0)
 
 
 @pytest.mark.parametrize(
