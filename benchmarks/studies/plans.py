@@ -105,14 +105,22 @@ def ingredients(choice: Choice) -> list[Run]:
     What training adds are rows of `best`, which take much longer: python -m benchmarks.accuracy.sweep --methods best.
     """
     plain: dict[str, Any] = {"step_exponent": 0.0, "rate_weight": 0.0, "passes": 0, "scales": False, "blocks": False}
-    plain["in_order"] = False
-    added = {"steps by curvature": "step_exponent", "rate in rounding": "rate_weight", "descent": "passes"}
-    added |= {"scales": "scales", "outputs of blocks": "blocks"}
+    plain |= {"joint": False, "damping": 0.01, "across_rows": False, "in_order": False}
+    added = {
+        "steps by curvature": ["step_exponent"],
+        "rate in rounding": ["rate_weight"],
+        "descent": ["passes"],
+        "scales": ["scales"],
+        "outputs of blocks": ["blocks"],
+        "gradients of samples": ["joint", "damping"],
+        "feedback across rows": ["across_rows"],
+        "layers in order": ["in_order"],
+    }
     variants = {"plain": dict(plain)}
-    for tag, setting in added.items():
-        del plain[setting]
+    for tag, settings in added.items():
+        for setting in settings:
+            del plain[setting]
         variants[tag] = dict(plain)
-    variants["layers in order"] = {}
     return choice.variants((15, 20), variants, "obs")
 
 

@@ -3,6 +3,8 @@
 Optimal brain surgery applied to rounding (Frantar and Alistarh 2022; GPTQ): the errors of a row's weights are made up
 for by the weights after them, as the correlations of the layer's inputs say. What differs from the published forms:
 
+* **Rows count together too.** An error is made up for by later rows as by later columns; what both have in common is
+  measured on the gradients of single samples, which know where in a picture or text the outputs are sensitive.
 * **One slope for all.** Curvatures include the squared gradients of the outputs, so that errors of all layers are in
   one unit, the relative squared distance of the model's outputs; one lambda, distance a bit, then fixes the step, the
   dead zone and the rounding of every layer: step^2 = 12 lambda / (h ln 2) for the curvature h that a
@@ -13,7 +15,7 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   rounded again with lambda times their bits added.
 * **Descent**: after the greedy pass single codes are changed while distance + lambda bits falls.
 * **Layers in order**: with all codes found, layers are rounded once more, each for the inputs that it will meet
-  (second_order/in_order.py).
+  (second_order/in_order.py), and stay so if that brings the model's outputs nearer.
 """
 
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.optimize.second_order.curvature import curvatures_of
 from l2fmt.optimize.second_order.in_order import InOrder
+from l2fmt.optimize.second_order.judging import nearest_codes
 from l2fmt.optimize.second_order.model import Model, Rounding
 
 
@@ -32,18 +35,20 @@ class SecondOrder(Method):
 
     step_exponent: how far steps follow the curvature: 1 as the slope says, 0 one step for all; curvatures are
         estimates, and half way has been the best.
-    damping: added to the diagonal of each layer's input correlations, of its mean. row_damping: to the sensitivity of
-        each output, of their mean.
+    damping, row_damping: added to the diagonals of each layer's curvature, of columns and of rows, of their means: a
+        curvature is an estimate, and holds for small errors only.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
     passes: of descent. scales: whether rows and columns follow their own curvature too, where that pays.
     blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.
-    in_order: whether layers are rounded once more, in order, for the inputs that they will meet.
+    joint: whether curvature is measured on gradients of single samples; else by inputs alone, as in GPTQ. across_rows:
+        whether later rows make up for errors too, with `joint`.
+    in_order: whether layers are rounded once more, in order, for the inputs that they will meet, if that helps.
     batch_size, seed: of running the model.
     """
 
     step_exponent: float = 0.5
-    damping: float = 0.01
-    row_damping: float = 0.01
+    damping: float = 0.05
+    row_damping: float = 0.5
     rate_weight: float = 0.3
     passes: int = 2
     scales: bool = True
@@ -51,6 +56,8 @@ class SecondOrder(Method):
     batch_size: int = 50
     blocks: bool = True
     heads: bool = True
+    joint: bool = True
+    across_rows: bool = True
     in_order: bool = True
     seed: int = 0
     name: ClassVar[str] = "obs"
@@ -63,14 +70,18 @@ class SecondOrder(Method):
         self._require_at_least_one("batch_size")
 
     def _compress(self, task: Task) -> Compressed:
-        curvatures = curvatures_of(task, self.batch_size, self.blocks, self.heads, self.seed)
+        curvatures = curvatures_of(task, self.batch_size, self.blocks, self.heads, self.joint, self.seed)
+        if not self.across_rows:
+            curvatures = {name: curvature.by_row() for name, curvature in curvatures.items()}
         rounding = Rounding(
             self.step_exponent, self.damping, self.row_damping, self.rate_weight, self.refits, self.passes, self.scales
         )
         model = Model(task.tensors, curvatures, rounding, task.progress)
         codes = codes_of_size(model, task)
         if self.in_order and task.calibration is not None:
-            codes = codes_of_size(InOrder(model, codes, task, self.batch_size, self.seed), task)
+            ordered = codes_of_size(InOrder(model, codes, task, self.batch_size, self.seed), task)
+            compared = (self.batch_size, self.blocks, self.heads, self.seed)
+            codes = nearest_codes([codes, ordered], task, *compared)
         return Compressed(codes)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from l2fmt.errors import InputError
 from l2fmt.inputs.calibration import Batch
-from l2fmt.optimize.learning.taps import find_heads, float_tensors, record
+from l2fmt.optimize.learning.student import working_copy
+from l2fmt.optimize.learning.taps import find_blocks, find_heads, float_tensors, record
 
 
 class Teacher:
@@ -73,6 +74,12 @@ class Teacher:
         if not final:
             raise InputError(f"the model returns no floating-point tensor but {_described(output)}: nothing to compare")
         return dict(taps), final
+
+
+def teacher_of(module: nn.Module, blocks: bool, heads: bool) -> Teacher:
+    """Return a copy of a module as a teacher whose blocks and heads count beside the final outputs, if wanted."""
+    copy = working_copy(module)
+    return Teacher(copy, find_blocks(copy) if blocks else [], heads)
 
 
 def distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:

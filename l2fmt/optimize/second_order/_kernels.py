@@ -27,52 +27,80 @@ def _cheapest(target, trade_off, cost, limit):
 
 
 @kernel
-def feed_back(weights, feedback, slopes, costs, classes, limit, first, last, codes, errors):
-    """Quantize columns first ... last - 1 in order, each error being made up for by the columns after it.
+def feed_back(weights, shifts, feedback, row_feedback, slopes, costs, classes, limit, first, last, codes, errors):
+    """Quantize columns first ... last - 1 in order, each error being made up for by columns and rows after it.
 
-    `feedback` float32[groups, columns, columns] is U, upper triangular with U^T U the inverse of the curvature.
-    `weights` are changed within these columns; `errors` float32[groups, rows, last - first] gets what
-    the columns from `last` on have to make up for: they change by -errors @ U[first:last, last:].
+    `feedback` float32[groups, columns, columns] is U, upper triangular with U^T U the inverse of the curvature of the
+    columns; `row_feedback` that of the rows, [groups, rows, rows], or [groups, 0, 0] if they have nothing in common.
+    `weights` are changed within these columns by what they make up for of earlier rows; `shifts`, like them, are what
+    they make up for of columns before `first`. `errors` float32[groups, rows, last - first] gets what the columns from
+    `last` on have to make up for: they change by -errors @ U[first:last, last:].
     """
+    rows, width = weights.shape[1], last - first
+    correlated = row_feedback.shape[1] > 0
+    left = np.empty(width, np.float32)
+    row_errors = np.empty((rows, width), np.float32)
     for g in range(weights.shape[0]):
-        for r in range(weights.shape[1]):
-            for i in range(first, last):
-                pivot = feedback[g, i, i]
-                target = weights[g, r, i]
+        for r in range(rows):
+            if correlated:
+                for before in range(r):
+                    factor = row_feedback[g, before, r]
+                    for i in range(width):
+                        weights[g, r, first + i] -= factor * row_errors[before, i]
+            for i in range(width):
+                left[i] = weights[g, r, first + i] + shifts[g, r, first + i]
+            for i in range(width):
+                pivot = feedback[g, first + i, first + i]
+                target = left[i]
                 trade_off = slopes[g, r] * pivot * pivot
-                code = _cheapest(target, trade_off, costs[classes[g, r, i]], limit)
-                codes[g, r, i] = code
+                code = _cheapest(target, trade_off, costs[classes[g, r, first + i]], limit)
+                codes[g, r, first + i] = code
                 error = (target - code) / pivot
-                errors[g, r, i - first] = error
-                for j in range(i + 1, last):
-                    weights[g, r, j] -= error * feedback[g, i, j]
+                errors[g, r, i] = error
+                for j in range(i + 1, width):
+                    left[j] -= error * feedback[g, first + i, first + j]
+            if correlated:
+                for i in range(width):
+                    row_errors[r, i] = (weights[g, r, first + i] - codes[g, r, first + i]) / row_feedback[g, r, r]
 
 
 @kernel
-def descend(gradient, hessian, slopes, costs, classes, limit, passes, codes):
-    """Change single codes while that lowers e^T H e + slope * bits, e = codes - weights, going over each row in order.
+def descend(products, hessian, row_shares, slopes, costs, classes, limit, passes, codes):
+    """Change single codes while that lowers the distance + slope * bits, going over all rows in order.
 
-    `gradient` float32[groups, rows, columns] is e H, kept up to date; `hessian`, H, float32[groups, columns, columns].
-    Returns how many codes were changed.
+    The distance is that of errors E = codes - weights: the trace of S E H E^T, H being `hessian` float32[groups,
+    columns, columns], and the rows of S over its diagonal `row_shares` float32[groups, rows, rows], or [groups, 0, 0]
+    if S is diagonal. `products` float32[groups, rows, columns] is E H, kept up to date. Returns how many codes changed.
     """
     changed = 0
+    rows, columns = codes.shape[1], codes.shape[2]
+    correlated = row_shares.shape[1] > 0
+    gradient = np.empty(columns, np.float32)
     for g in range(codes.shape[0]):
-        for r in range(codes.shape[1]):
-            for _ in range(passes):
-                before = changed
-                for i in range(codes.shape[2]):
+        for _ in range(passes):
+            before = changed
+            for r in range(rows):
+                gradient[:] = products[g, r]
+                if correlated:
+                    for other in range(rows):
+                        if other != r:
+                            share = row_shares[g, r, other]
+                            for j in range(columns):
+                                gradient[j] += share * products[g, other, j]
+                for i in range(columns):
                     diagonal = hessian[g, i, i]
                     code = codes[g, r, i]
-                    target = code - gradient[g, r, i] / diagonal
+                    target = code - gradient[i] / diagonal
                     best = _cheapest(target, slopes[g, r] / diagonal, costs[classes[g, r, i]], limit)
                     if best != code:
                         move = np.float32(best - code)
                         codes[g, r, i] = best
                         changed += 1
-                        for j in range(codes.shape[2]):
-                            gradient[g, r, j] += move * hessian[g, i, j]
-                if changed == before:
-                    break
+                        for j in range(columns):
+                            gradient[j] += move * hessian[g, i, j]
+                            products[g, r, j] += move * hessian[g, i, j]
+            if changed == before:
+                break
     return changed
 
 

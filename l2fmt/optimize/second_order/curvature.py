@@ -1,7 +1,7 @@
 """How much an error of each weight changes the outputs: input correlations and output sensitivities from data."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,45 +10,52 @@ from torch import Tensor, nn
 
 from l2fmt.inputs.calibration import Batch, CalibrationSet
 from l2fmt.optimize.base import Task
-from l2fmt.optimize.learning.distillation import Teacher, variance_scale
-from l2fmt.optimize.learning.student import working_copy
-from l2fmt.optimize.learning.taps import find_blocks, float_tensors, record
+from l2fmt.optimize.learning.distillation import Teacher, teacher_of, variance_scale
+from l2fmt.optimize.learning.taps import float_tensors, record
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 
-_MOST_INPUTS = 1 << 15  # of a layer and batch that are correlated: more change little
+_MOST_INPUTS = 1 << 15  # of a layer and batch that are correlated by themselves: more change little
+_MOST_BYTES = 1 << 26  # of the inputs, as columns, that are multiplied together
+_MOST_ROWS = 4096  # that are correlated with each other
 _MOST_SAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """The distance of outputs that errors d of a layer cause: sum over rows of sensitivity * d^T hessian d.
+    """The distance of outputs that errors D of a layer cause: the trace of sensitivity @ D @ hessian @ D^T.
 
     hessian: float64[groups, columns, columns], or float64[groups, columns] if it is diagonal.
-    sensitivity: float64[rows of all groups].
+    sensitivity: float64[groups, rows, rows], or float64[rows of all groups] if it is diagonal.
     """
 
     hessian: Tensor
     sensitivity: Tensor
 
+    def by_row(self) -> "Curvature":
+        """Return what is left when rows count each by itself."""
+        rows = self.sensitivity
+        return replace(self, sensitivity=rows.diagonal(dim1=1, dim2=2).reshape(-1)) if rows.dim() == 3 else self
+
     def diagonal(self) -> "Curvature":
         """Return what is left when weights count each by itself."""
-        return Curvature(
-            self.hessian.diagonal(dim1=1, dim2=2) if self.hessian.dim() == 3 else self.hessian, self.sensitivity
-        )
+        columns = self.hessian
+        return replace(self.by_row(), hessian=columns.diagonal(dim1=1, dim2=2) if columns.dim() == 3 else columns)
 
     def distance(self, errors: np.ndarray) -> float:
         """Return the distance that errors float32[rows of all groups, columns] cause."""
         groups = self.hessian.shape[0]
         d = torch.from_numpy(errors).to(self.hessian).reshape(groups, -1, errors.shape[1])
         by_input = d @ self.hessian if self.hessian.dim() == 3 else d * self.hessian[:, None]
-        return float((by_input * d).sum(2).reshape(-1) @ self.sensitivity)
+        rows = self.sensitivity
+        by_both = rows @ by_input if rows.dim() == 3 else by_input * rows.reshape(groups, -1, 1)
+        return float((by_both * d).sum())
 
 
 class _Sums:
     """What is added up for one layer.
 
-    An error of a weight changes the outputs at all places of a sample. Where output gradients agree from place to
-    place, as before an average, what these changes have in common counts `coherence` times as much as the rest.
+    Of every sample the gradient G [rows, columns] of the weight says how its errors change the outputs, whatever place
+    they do it at: G^T G and G G^T, on the average, are what columns and rows count, and how much they count together.
     """
 
     def __init__(self, layer: Layer):
@@ -66,33 +73,54 @@ class _Sums:
         self._add("by word", torch.zeros(rows).to(squares).index_add(0, words.reshape(-1), squares.mean(1)))
         self._add("by column", squares.sum(0))
 
+    def add_sample_gradients(self, given: Tensor, gradient: Tensor) -> None:
+        """Add up G^T G and G G^T of all samples, from what went into the layer and the gradient of what came out."""
+        places, by_row = self.layer.places(given), self.layer.outputs_by_row(gradient)
+        by_row = by_row.reshape(self.layer.groups, -1, *by_row.shape[1:]).transpose(1, 2)
+        nbytes = 4 * places[:, :1].numel()
+        at_once = max(_MOST_BYTES // max(nbytes, 1), 1)
+        for x, g in zip(places.split(at_once, 1), by_row.split(at_once, 1), strict=True):
+            x = x.float().reshape(*x.shape[:2], g.shape[3], -1)  # [groups, samples, places, columns]
+            g = g.float()  # [groups, samples, rows, places]
+            wide = g.shape[2] > _MOST_ROWS
+            if g.shape[3] < g.shape[2]:  # with few places, by what these have in common: G = g x is larger
+                by_place = g @ (x @ x.transpose(2, 3))
+                rows = (by_place * g).sum((1, 3)) if wide else _paired(by_place, g)
+                columns = _paired(x.transpose(2, 3), ((g.transpose(2, 3) @ g) @ x).transpose(2, 3))
+            else:
+                products = g @ x
+                rows = products.square().sum((1, 3)) if wide else _paired(products, products)
+                columns = _paired(products.transpose(2, 3), products.transpose(2, 3))
+            self._add("rows", rows)
+            self._add("columns", columns)
+
     def add_inputs(self, given: Tensor, generator: torch.Generator) -> None:
+        """Add up x x^T of all inputs."""
         inputs, each = self.layer.inputs(given.float(), _MOST_INPUTS, generator)
-        self._add("gram", (inputs.transpose(1, 2) @ inputs).double() * each)
-        means, places = self.layer.means(given.float())
-        if places > 1:
-            self._add("gram of means", (means.transpose(1, 2) @ means).double() * places)
+        self._add("inputs", (inputs.transpose(1, 2) @ inputs).double() * each)
 
     def add_gradient(self, gradient: Tensor) -> None:
-        by_row = self.layer.outputs_by_row(gradient.float())
+        """Add up the squared gradients of each row."""
         self._add("calls", torch.ones(()))
-        self._add("squares", by_row.square().mean((1, 2)))
-        self._add("incoherent", by_row.square().sum())
-        self._add("coherent", by_row.sum(2).square().sum())
+        self._add("squares", self.layer.outputs_by_row(gradient.float()).square().mean((1, 2)))
 
     def result(self, batches: int) -> Curvature | None:
         given = {what: value / batches for what, value in self._given.items()}
         if "by word" in given:  # rows and columns as factors of a matrix of rank one
             columns = given["by column"] / given["by column"].mean().clamp(min=1e-300)
             return Curvature(columns[None], with_unseen(given["by word"], self._given["counts"]))
-        if "squares" not in given:
-            return None
-        squares = given["squares"] / given["calls"]  # inputs of all calls are added up already
-        hessian = given["gram"]
-        if "gram of means" in given:
-            coherence = float(given["coherent"] / given["incoherent"].clamp(min=1e-300))
-            hessian = hessian + max(coherence - 1, 0.0) * given["gram of means"]
-        return Curvature(hessian, squares)
+        if "rows" in given:
+            hessian, rows = given["columns"], given["rows"]
+            traces = hessian.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-300)
+            return Curvature(hessian / traces[:, None, None], rows if rows.dim() == 3 else rows.reshape(-1))
+        if "squares" in given:  # inputs of all calls are added up already
+            return Curvature(given["inputs"], given["squares"] / given["calls"])
+        return None
+
+
+def _paired(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum of a b^T over samples, of [groups, samples, n, any] each: float64[groups, n, n]."""
+    return (a.transpose(1, 2).flatten(2) @ b.transpose(1, 2).flatten(2).transpose(1, 2)).double()
 
 
 def with_unseen(importance: Tensor, counts: Tensor) -> Tensor:
@@ -105,7 +133,7 @@ def with_unseen(importance: Tensor, counts: Tensor) -> Tensor:
 
 
 def curvatures_of(
-    task: Task, batch_size: int, blocks: bool = True, heads: bool = True, seed: int = 0
+    task: Task, batch_size: int, blocks: bool = True, heads: bool = True, joint: bool = True, seed: int = 0
 ) -> dict[str, Curvature]:
     """Return the curvature of each weight of a task that a layer with data has, as `measure_curvature` says.
 
@@ -114,11 +142,10 @@ def curvatures_of(
     calibration, report = task.calibration, partial(task.progress, "measuring curvature")
     if calibration is None:
         return {}
-    module = working_copy(calibration.module)
-    layers = find_layers(module, task.names)
-    teacher = Teacher(module, find_blocks(module) if blocks else [], heads)
+    teacher = teacher_of(calibration.module, blocks, heads)
+    layers = find_layers(teacher.module, task.names)
     teacher.probe(next(calibration.samples.in_order(batch_size)))
-    return measure_curvature(teacher, list(layers.values()), calibration.samples, batch_size, seed, report)
+    return measure_curvature(teacher, list(layers.values()), calibration.samples, batch_size, joint, seed, report)
 
 
 def measure_curvature(
@@ -126,21 +153,25 @@ def measure_curvature(
     layers: Sequence[Layer],
     samples: CalibrationSet,
     batch_size: int,
+    joint: bool = True,
     seed: int = 0,
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Curvature]:
     """Return the curvature of each layer that the module uses, by the name of its weight.
 
     The distance is that of `distillation_loss`, to second order: outputs, and those of heads and blocks, relative to
-    their variance. Its Gauss-Newton matrix is taken to be the product of what the inputs and what the output gradients
-    of a layer say (Kronecker factors, of which the second is kept as its diagonal); gradients are those of random
-    projections of the outputs, whose squares have the right mean. At most 2,000 samples are used: more say little else.
+    their variance. Its Gauss-Newton matrix is taken to be a product of two (Kronecker) factors, of the columns and of
+    the rows of a weight. With `joint` these are the second moments of the gradients of single samples (as in Shampoo,
+    Gupta et al. 2018, and YAQA, arXiv 2505.22988); otherwise those of inputs and, diagonal, of output gradients, each
+    by themselves (K-FAC, Martens and Grosse 2015). Gradients are those of random projections of the outputs, whose
+    squares have the right mean. At most 2,000 samples are used: more say little else.
     """
     generator = torch.Generator().manual_seed(seed)
     used = min(samples.count, _MOST_SAMPLES)
     sums = {layer.name: _Sums(layer) for layer in layers}
     handles = [
-        layer.module.register_forward_hook(_hook(sums[layer.name], generator), always_call=False) for layer in layers
+        layer.module.register_forward_hook(_hook(sums[layer.name], joint, generator), always_call=False)
+        for layer in layers
     ]
     for layer in layers:
         layer.module.weight.requires_grad_()  # type: ignore[union-attr]
@@ -160,17 +191,17 @@ def measure_curvature(
     return {name: found for name, found in results.items() if found is not None}
 
 
-def _hook(sums: _Sums, generator: torch.Generator) -> Callable[..., None]:
+def _hook(sums: _Sums, joint: bool, generator: torch.Generator) -> Callable[..., None]:
     def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        if not given or output.dim() < 2:  # passed by keyword, or a single vector: without samples no statistics
-            return
+        if not given or output.dim() < 2 or not output.requires_grad:
+            return  # passed by keyword, or a single vector: without samples no statistics
+        x = given[0].detach()
         if sums.layer.is_table:
-            if output.requires_grad:
-                output.register_hook(lambda gradient: sums.add_words(given[0], gradient.detach()))
-            return
-        with torch.no_grad():
-            sums.add_inputs(given[0].detach(), generator)
-        if output.requires_grad:
+            output.register_hook(lambda gradient: sums.add_words(x, gradient.detach()))
+        elif joint:
+            output.register_hook(lambda gradient: sums.add_sample_gradients(x, gradient.detach()))
+        else:
+            sums.add_inputs(x, generator)
             output.register_hook(lambda gradient: sums.add_gradient(gradient.detach()))
 
     return hook

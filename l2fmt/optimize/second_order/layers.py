@@ -63,13 +63,6 @@ class Layer:
         at = torch.unravel_index(chosen, outside)
         return places[(slice(None), *at)].reshape(places.shape[0], most, -1), count / most
 
-    def means(self, given: Tensor) -> tuple[Tensor, int]:
-        """Return the mean input of each sample, [groups, samples, columns], and how many places it is of."""
-        places = self.places(given)
-        inside = tuple(range(2, 1 + self._outer))
-        count = places.shape[2 : 1 + self._outer].numel()
-        return (places.mean(inside) if inside else places).reshape(*places.shape[:2], -1), count
-
     @property
     def _outer(self) -> int:
         """How many dimensions of `places`, after the groups, are samples and places."""

@@ -12,6 +12,7 @@ from l2codec import ClassMap, TableSet
 from l2fmt.optimize.base import Progress, WeightTensor, decoded
 from l2fmt.optimize.code_lengths import code_costs, fit_tables
 from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.factor import Factor
 from l2fmt.optimize.second_order.rounding import Rounder
 from l2fmt.pipeline import QuantizedTensor
 from l2fmt.transforms import Uniform
@@ -73,7 +74,7 @@ class Model:
             factor = float(typical / levels[number])
             curvature, rounder = self._curvatures[number], self._rounders[number]
             self._curvatures[number] = replace(curvature, sensitivity=curvature.sensitivity * factor)
-            self._rounders[number] = replace(rounder, sensitivity=rounder.sensitivity * factor)
+            self._rounders[number] = replace(rounder, rows=Factor(rounder.rows.matrix * factor, None))
         self._levels = np.where(known, levels, typical)
         self._bases = (typical ** (1 - rounding.step_exponent) * self._levels**rounding.step_exponent) ** -0.5
         peaks = np.array([float(np.abs(r.weights).max(initial=0)) for r in self._rounders])

@@ -1,31 +1,31 @@
-"""Rounding a layer with its curvature: error feedback column by column (OBS, GPTQ), then descent on single codes."""
+"""Rounding a layer with its curvature: error feedback (OBS, GPTQ), then descent on single codes.
+
+An error of a weight is made up for by the weights after it in its row, and by the rows after it: where the curvature is
+a product of a factor of the rows and one of the columns, so is the feedback (as in YAQA, arXiv 2505.22988).
+"""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.factor import Factor
 from l2fmt.optimize.second_order.scales import paying_scales
 
 _BLOCK = 96  # columns quantized before the others hear of it: one matrix product instead of many updates
-_DEAD = 1e-4  # of the mean: inputs that are hardly ever there, rows that hardly matter
 
 
 @dataclass(frozen=True, eq=False)
 class Rounder:
-    """A layer ready to be rounded: damped curvature and its inverse's Cholesky factor; `None` if it is diagonal.
+    """A layer ready to be rounded.
 
-    weights float32[groups, rows, columns], over the scales of their rows and columns if there are any;
-    hessian float32[groups, columns, columns] or [groups, columns]; feedback as `feed_back` wants it; sensitivity
-    float64[groups, rows]. `level` is the typical curvature that a rounding error meets.
+    weights float32[groups, rows, columns], over the scales of their rows and columns if there are any; `rows` and
+    `columns` are the factors of their curvature. `level` is the typical curvature that a rounding error meets.
     """
 
     weights: np.ndarray
-    hessian: np.ndarray
-    feedback: np.ndarray | None
-    sensitivity: np.ndarray
+    rows: Factor
+    columns: Factor
     level: float
     row_scale: np.ndarray | None
     column_scale: np.ndarray | None
@@ -42,41 +42,29 @@ class Rounder:
     ) -> "Rounder":
         """Prepare weights float32[rows of all groups, columns].
 
-        With `positions`, how many neighbouring columns share a scale, rows and columns get scales where they pay, as
-        `paying_scales` says.
+        `row_damping` is that of rows that make up for each other. With `positions`, how many neighbouring columns share
+        a scale, rows and columns get scales where they pay, as `paying_scales` says.
         """
         groups = curvature.hessian.shape[0]
         shaped = np.ascontiguousarray(weights.reshape(groups, -1, weights.shape[1]))
-        sensitivity = curvature.sensitivity.cpu().numpy().reshape(groups, -1)
-        mean = float(sensitivity.mean()) or 1.0
-        sensitivity = np.maximum(sensitivity, _DEAD * mean) + row_damping * mean
-        hessian = curvature.hessian
-        if hessian.dim() == 2:
-            hessian = hessian + damping * hessian.mean() + _tiny(hessian)
-            inverse_squares, feedback = hessian, None
-        else:
-            hessian = damped(hessian, damping)
-            upper = _feedback(hessian)
-            inverse_squares = upper.diagonal(dim1=1, dim2=2) ** -2.0
-            feedback = upper.float().cpu().numpy()
-        pivots, curved = inverse_squares.cpu().numpy(), hessian.float().cpu().numpy()
+        sensitivity = curvature.sensitivity
+        rows = Factor.of(
+            sensitivity if sensitivity.dim() == 3 else sensitivity.reshape(groups, -1), row_damping, damping
+        )
+        columns = Factor.of(curvature.hessian, damping, damping)
         row_scale = column_scale = None
         if positions:
-            row_scale = paying_scales(sensitivity.reshape(-1), shaped.shape[2], exponent)
-            means = np.exp(np.log(pivots).reshape(groups, -1, positions).mean((0, 2)))
+            row_scale = paying_scales(rows.pivots.reshape(-1), shaped.shape[2], exponent)
+            means = np.exp(np.log(columns.pivots).reshape(groups, -1, positions).mean((0, 2)))
             column_scale = paying_scales(means, weights.shape[0] * positions, exponent)
         if row_scale is not None:
-            rows = row_scale.reshape(groups, -1)
-            shaped, sensitivity = shaped / rows[:, :, None], sensitivity * rows**2
+            by_row = row_scale.reshape(groups, -1)
+            shaped, rows = shaped / by_row[:, :, None], rows.scaled(by_row)
         if column_scale is not None:
-            columns = np.repeat(column_scale, positions or 1)
-            shaped, pivots = shaped / columns, pivots * columns**2
-            if feedback is None:
-                curved = curved * columns**2
-            else:
-                curved, feedback = curved * columns[:, None] * columns, feedback / columns
-        level = float(np.exp(np.log(pivots).mean()) * sensitivity.mean())
-        return cls(shaped, curved, feedback, sensitivity, level, row_scale, column_scale)
+            by_column = np.repeat(column_scale, positions or 1)
+            shaped, columns = shaped / by_column, columns.scaled(by_column[None])
+        level = float(np.exp(np.log(columns.pivots).mean()) * rows.pivots.mean())
+        return cls(shaped, rows, columns, level, row_scale, column_scale)
 
     def of_other(self, weights: np.ndarray) -> "Rounder":
         """Return the same for other weights, of any shape."""
@@ -84,9 +72,7 @@ class Rounder:
         if self.row_scale is not None:
             shaped = shaped / self.row_scale.reshape(*shaped.shape[:2], 1)
         if self.column_scale is not None:
-            shaped = shaped / np.repeat(
-                self.column_scale, weights.size // self.sensitivity.size // len(self.column_scale)
-            )
+            shaped = shaped / np.repeat(self.column_scale, self.weights.shape[2] // len(self.column_scale))
         return replace(self, weights=np.ascontiguousarray(shaped, np.float32))
 
     def round(
@@ -96,40 +82,33 @@ class Rounder:
         from l2fmt.optimize.second_order import _kernels
 
         scaled = self.weights * np.float32(1 / step)
-        slopes = (slope / (self.sensitivity * step * step)).astype(np.float32)
+        worth = slope / (step * step)  # of a bit, in squared steps
         classes = classes.reshape(scaled.shape)
         codes = np.empty(scaled.shape, np.int32)
-        if self.feedback is None:
-            _kernels.round_alone(scaled, self.hessian, slopes, costs, classes, limit, codes)
-            return codes.reshape(-1, scaled.shape[2])
-        left = scaled.copy()
-        columns = scaled.shape[2]
+        groups, count, columns = scaled.shape
+        if self.columns.feedback is None:
+            slopes = (worth / self.rows.diagonal).astype(np.float32)
+            hessian = self.columns.matrix.astype(np.float32)
+            _kernels.round_alone(scaled, hessian, slopes, costs, classes, limit, codes)
+            return codes.reshape(-1, columns)
+        slopes = (worth / self.rows.pivots).astype(np.float32)
+        feedback = self.columns.feedback.astype(np.float32)
+        by_row = self.rows.feedback
+        row_feedback = np.empty((groups, 0, 0), np.float32) if by_row is None else by_row.astype(np.float32)
+        left, shifts = scaled.copy(), np.zeros_like(scaled)
         for first in range(0, columns, _BLOCK):
             last = min(first + _BLOCK, columns)
-            errors = np.empty((*scaled.shape[:2], last - first), np.float32)
-            _kernels.feed_back(left, self.feedback, slopes, costs, classes, limit, first, last, codes, errors)
+            errors = np.empty((groups, count, last - first), np.float32)
+            _kernels.feed_back(
+                left, shifts, feedback, row_feedback, slopes, costs, classes, limit, first, last, codes, errors
+            )
             if last < columns:
-                left[:, :, last:] -= errors @ self.feedback[:, first:last, last:]
+                shifts[:, :, last:] -= errors @ feedback[:, first:last, last:]
         if passes:
-            gradient = (codes - scaled) @ self.hessian
-            _kernels.descend(gradient, self.hessian, slopes, costs, classes, limit, passes, codes)
+            diagonal = self.rows.diagonal
+            shares = row_feedback if by_row is None else (self.rows.matrix / diagonal[:, :, None]).astype(np.float32)
+            slopes = (worth / diagonal).astype(np.float32)
+            hessian = self.columns.matrix.astype(np.float32)
+            products = (codes - scaled) @ hessian
+            _kernels.descend(products, hessian, shares, slopes, costs, classes, limit, passes, codes)
         return codes.reshape(-1, columns)
-
-
-def damped(hessian: Tensor, damping: float) -> Tensor:
-    """Return a stack of curvatures with `damping` times their mean diagonal added to it."""
-    mean = hessian.diagonal(dim1=1, dim2=2).mean(1)
-    mean = torch.where(mean > 0, mean, mean.mean().clamp(min=1e-30))
-    added = damping * mean[:, None] * torch.ones_like(hessian[:, 0])
-    return hessian + torch.diag_embed(added.clamp(min=_DEAD * float(mean.mean())))
-
-
-def _feedback(hessian: Tensor) -> Tensor:
-    """Return U, upper triangular, U^T U being the inverse of each curvature."""
-    lower = torch.linalg.cholesky(hessian)
-    inverse = torch.cholesky_inverse(lower)
-    return torch.linalg.cholesky(inverse, upper=True)
-
-
-def _tiny(hessian: Tensor) -> Tensor:
-    return _DEAD * hessian.mean().clamp(min=1e-30)

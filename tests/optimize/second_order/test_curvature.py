@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from l2fmt.inputs.calibration import CalibrationSet
 from l2fmt.optimize.learning.distillation import Teacher, distance
+from l2fmt.optimize.second_order import curvature
 from l2fmt.optimize.second_order.curvature import Curvature, measure_curvature, with_unseen
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 
@@ -34,9 +35,6 @@ def test_inputs_of_convolutions_are_what_kernels_meet(kind: str) -> None:
     ours = torch.cat(list(weights @ inputs.transpose(1, 2)))
     expected = module(given) - module.bias.reshape(-1, *(1,) * (given.dim() - 2))  # type: ignore[union-attr]
     assert torch.allclose(ours, layer.outputs_by_row(expected).flatten(1), atol=1e-5)
-    means, places = layer.means(given)
-    assert places == expected[0, 0].numel()
-    assert torch.allclose(means, inputs.reshape(layer.groups, len(given), places, -1).mean(2), atol=1e-5)
 
 
 def test_inputs_are_sampled_without_bias() -> None:
@@ -54,11 +52,8 @@ def test_layers_are_found_by_their_weights() -> None:
     assert list(find_layers(model, names)) == ["0.weight", "3.weight"]
 
 
-def predicted(curvature: Curvature, error: Tensor) -> float:
-    hessian = curvature.hessian if curvature.hessian.dim() == 3 else torch.diag_embed(curvature.hessian)
-    rows = error.double().reshape(hessian.shape[0], -1, hessian.shape[1])
-    sensitivity = curvature.sensitivity.reshape(hessian.shape[0], -1)
-    return float(torch.einsum("gri,gij,grj,gr->", rows, hessian, rows, sensitivity))
+def predicted(found: Curvature, error: Tensor) -> float:
+    return found.distance(error.flatten(1).numpy())
 
 
 def measured(model: nn.Module, name: str, error: Tensor, data: Tensor) -> float:
@@ -86,18 +81,76 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_curvature_predicts_the_distance(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "joint"),
+    # Errors that add up from place to place are what inputs and gradients by themselves do not know of.
+    [(kind, joint) for kind in MODELS for joint in (True, False) if joint or kind != "before an average"],
+)
+def test_curvature_predicts_the_distance(kind: str, joint: bool) -> None:
     model, name, data = MODELS[kind]
     model.requires_grad_(False)
     layer = find_layers(model, [name])[name]
-    found = measure_curvature(Teacher(model, ()), [layer], CalibrationSet.of(data), 100)[name]
+    found = measure_curvature(Teacher(model, ()), [layer], CalibrationSet.of(data), 100, joint)[name]
     ratios = []
     for seed in range(6):
         error = 0.01 * drawn(*model.get_parameter(name).shape, seed=10 + seed)
         ratios.append(measured(model, name, error, data) / predicted(found, error))
     # The outputs' variance is that of all samples here, of a batch there; and sensitivities are estimates.
     assert 0.7 < sum(ratios) / len(ratios) < 1.4, ratios
+
+
+def by_definition(layer: Layer, data: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sums of G^T G and of G G^T, G being the gradient of the layer's weight for one sample."""
+    weight = layer.module.get_parameter("weight")
+    columns = rows = torch.zeros(())
+    for sample, gradient in zip(data, gradients, strict=True):
+        (whole,) = torch.autograd.grad(layer.module(sample[None]), weight, gradient[None])
+        matrices = whole.reshape(layer.groups, weight.shape[0] // layer.groups, -1).double()
+        columns = columns + matrices.transpose(1, 2) @ matrices
+        rows = rows + matrices @ matrices.transpose(1, 2)
+    return columns, rows
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 26])
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Conv2d(3, 5, 3, padding=1), (7, 3, 6, 5)),  # more places than rows
+        (nn.Conv2d(4, 12, 3, stride=2), (7, 4, 5, 5)),  # fewer
+        (nn.Conv2d(4, 8, 3, groups=4), (7, 4, 6, 6)),
+        (nn.Linear(6, 9), (7, 6)),
+        (nn.Linear(6, 4), (7, 5, 6)),
+    ],
+)
+def test_factors_are_those_of_the_gradients_of_single_samples(module, shape, at_once, monkeypatch) -> None:
+    monkeypatch.setattr(curvature, "_MOST_BYTES", at_once)
+    layer, data = Layer("weight", module), drawn(*shape)
+    output = module(data)
+    gradients = drawn(*output.shape, seed=3)
+    columns, rows = by_definition(layer, data, gradients)
+    for most_rows in (4096, 3):
+        monkeypatch.setattr(curvature, "_MOST_ROWS", most_rows)
+        sums = curvature._Sums(layer)
+        sums.add_sample_gradients(data, gradients)
+        found = sums.result(1)
+        assert found is not None
+        traces = columns.diagonal(dim1=1, dim2=2).sum(1)
+        assert torch.allclose(found.hessian, columns / traces[:, None, None], atol=1e-6)
+        expected = rows if most_rows >= rows.shape[1] else rows.diagonal(dim1=1, dim2=2).reshape(-1)
+        assert torch.allclose(found.sensitivity, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_rows_and_weights_by_themselves_are_diagonals() -> None:
+    hessian, rows = drawn(2, 4, 4).double(), drawn(2, 3, 3).double()
+    whole = Curvature(hessian, rows)
+    assert torch.equal(whole.by_row().hessian, hessian)
+    assert whole.by_row().sensitivity.tolist() == [float(rows[g, r, r]) for g in range(2) for r in range(3)]
+    assert torch.equal(whole.diagonal().hessian, hessian.diagonal(dim1=1, dim2=2))
+    errors = drawn(2, 3, 4).double()
+    by_hand = torch.einsum("grc,gcd,gsd,gsr->", errors, hessian, errors, rows)
+    assert whole.distance(errors.reshape(6, 4).float().numpy()) == pytest.approx(float(by_hand), rel=1e-5)
+    squares = torch.einsum("grc,gc,gr->", errors**2, hessian.diagonal(0, 1, 2), rows.diagonal(0, 1, 2))
+    assert whole.diagonal().distance(errors.reshape(6, 4).float().numpy()) == pytest.approx(float(squares), rel=1e-5)
 
 
 def test_unused_layers_have_no_curvature() -> None:
@@ -132,8 +185,8 @@ def test_a_layer_called_twice_counts_for_both() -> None:
     for calls in (1, 3):
         model = Model(calls).requires_grad_(False)
         layers = list(find_layers(model, ["layer.weight"]).values())
-        curvature = measure_curvature(Teacher(model, ()), layers, CalibrationSet.of(data), 400)["layer.weight"]
-        found.append(predicted(curvature, 0.01 * drawn(6, 6, seed=5)))
+        counted = measure_curvature(Teacher(model, ()), layers, CalibrationSet.of(data), 400)["layer.weight"]
+        found.append(predicted(counted, 0.01 * drawn(6, 6, seed=5)))
     assert found[1] == pytest.approx(found[0], rel=0.2)
 
 

@@ -12,12 +12,20 @@ LIMIT = 12
 NO_CLASSES = np.zeros(0, np.uint8)
 
 
-def problem(rows: int = 6, columns: int = 20, groups: int = 1, seed: int = 0) -> tuple[np.ndarray, Curvature]:
-    """Weights, and the curvature of correlated inputs."""
+def correlated(random: np.random.Generator, groups: int, n: int) -> torch.Tensor:
+    inputs = random.normal(size=(groups, 200, n)) @ random.normal(size=(groups, n, n)) + 1
+    return torch.from_numpy(inputs.transpose(0, 2, 1) @ inputs / 200)
+
+
+def problem(
+    rows: int = 6, columns: int = 20, groups: int = 1, seed: int = 0, across_rows: bool = False
+) -> tuple[np.ndarray, Curvature]:
+    """Weights, and the curvature of correlated inputs, perhaps of correlated outputs too."""
     random = np.random.default_rng(seed)
-    inputs = random.normal(size=(groups, 200, columns)) @ random.normal(size=(groups, columns, columns)) + 1
-    hessian = torch.from_numpy(inputs.transpose(0, 2, 1) @ inputs / 200)
+    hessian = correlated(random, groups, columns)
     sensitivity = torch.from_numpy(random.uniform(0.5, 2, rows * groups))
+    if across_rows:
+        sensitivity = correlated(random, groups, rows)
     return random.normal(size=(rows * groups, columns)).astype(np.float32), Curvature(hessian, sensitivity)
 
 
@@ -32,33 +40,42 @@ def bits_of_laplace() -> np.ndarray:
 
 def objective(rounder: Rounder, codes: np.ndarray, step: float, slope: float, costs: np.ndarray) -> float:
     error = (codes.reshape(rounder.weights.shape) * step - rounder.weights).astype(np.float64)
-    distance = np.einsum("gri,gij,grj,gr->", error, rounder.hessian.astype(np.float64), error, rounder.sensitivity)
+    rows = (
+        rounder.rows.matrix
+        if rounder.rows.feedback is not None
+        else rounder.rows.matrix[:, None] * np.eye(error.shape[1])
+    )
+    distance = np.einsum("gri,gij,gsj,gsr->", error, rounder.columns.matrix, error, rows, optimize=True)
     return float(distance) + slope * float(costs[0, codes + LIMIT].sum())
 
 
+@pytest.mark.parametrize("across_rows", [False, True])
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("columns", [5, 20, 200])
-def test_feedback_is_sequential_elimination(columns: int, groups: int) -> None:
-    """Each error is made up for by the best change of the weights after it, as solving for it says."""
-    weights, curvature = problem(4, columns, groups)
-    rounder, step = Rounder.of(weights, curvature, 0.05, 0.0), 0.4
+@pytest.mark.parametrize("columns", [5, 20, 110])
+def test_feedback_is_sequential_elimination(columns: int, groups: int, across_rows: bool) -> None:
+    """Each error is made up for by the best change of the weights after it, in all rows, as solving for it says."""
+    rows = 3
+    weights, curvature = problem(rows, columns, groups, across_rows=across_rows)
+    rounder, step = Rounder.of(weights, curvature, 0.05, 0.05), 0.4
     costs, classes = free(weights.size)
-    found = rounder.round(step, 0.0, costs, classes, LIMIT, 0)
-    hessians = rounder.hessian.astype(np.float64)
-    for row, codes in enumerate(found):
-        hessian, left = hessians[row // 4], weights[row].astype(np.float64) / step
-        for i in range(columns):
+    found = rounder.round(step, 0.0, costs, classes, LIMIT, 0).reshape(groups, -1)
+    by_row = rounder.rows.matrix if across_rows else rounder.rows.matrix[:, None] * np.eye(rows)
+    for group, codes in enumerate(found):
+        hessian = np.kron(by_row[group], rounder.columns.matrix[group])
+        left = weights.reshape(groups, -1)[group].astype(np.float64) / step
+        for i in range(len(left)):
             target = left[i]
             if abs(abs(target - np.floor(target)) - 0.5) > 1e-3:  # where float32 and float64 must agree
                 assert codes[i] == np.clip(np.rint(target), -LIMIT, LIMIT)
             error = codes[i] - target
-            if i + 1 < columns:
+            if i + 1 < len(left):
                 left[i + 1 :] -= np.linalg.solve(hessian[i + 1 :, i + 1 :], hessian[i + 1 :, i] * error)
             left[i] = codes[i]
 
 
-def test_feedback_beats_plain_rounding_and_descent_beats_feedback() -> None:
-    weights, curvature = problem(16, 40)
+@pytest.mark.parametrize("across_rows", [False, True])
+def test_feedback_beats_plain_rounding_and_descent_beats_feedback(across_rows: bool) -> None:
+    weights, curvature = problem(16, 40, across_rows=across_rows)
     rounder, step = Rounder.of(weights, curvature, 0.01, 0.0), 0.5
     costs, classes = free(weights.size)
     plain = np.rint(weights / step).astype(np.int32)
@@ -68,8 +85,22 @@ def test_feedback_beats_plain_rounding_and_descent_beats_feedback() -> None:
     assert errors[1] < 0.5 * errors[0] and errors[2] < errors[1]
 
 
-def test_descent_ends_where_no_single_change_helps() -> None:
-    weights, curvature = problem(8, 12)
+def test_what_rows_make_up_for_is_worth_it() -> None:
+    weights, curvature = problem(16, 40, across_rows=True)
+    whole, step = Rounder.of(weights, curvature, 0.01, 0.01), 0.5
+    alone = Rounder.of(weights, curvature.by_row(), 0.01, 0.01)
+    costs, classes = free(weights.size)
+    for passes in (0, 3):
+        errors = [
+            objective(whole, r.round(step, 0.0, costs, classes, LIMIT, passes), step, 0.0, costs)
+            for r in (alone, whole)
+        ]
+        assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("across_rows", [False, True])
+def test_descent_ends_where_no_single_change_helps(across_rows: bool) -> None:
+    weights, curvature = problem(8, 12, across_rows=across_rows)
     rounder, step, slope = Rounder.of(weights, curvature, 0.01, 0.1), 0.5, 0.05
     costs = bits_of_laplace()
     codes = rounder.round(step, slope, costs, np.zeros(weights.size, np.uint8), LIMIT, 100)
