@@ -166,6 +166,18 @@ class CalibrationSet:
             for number in torch.randperm(len(drawn), generator=generator).tolist():
                 yield _batch(*drawn[number])
 
+    def split(self, share: float, seed: int) -> "tuple[CalibrationSet, CalibrationSet]":
+        """Return a share of the samples of each shape, drawn by a seed and at least one, and the others, if any."""
+        generator = torch.Generator().manual_seed(seed)
+        parts: tuple[list[Columns], list[Columns]] = ([], [])
+        for columns in self._groups:
+            order = torch.randperm(sample_count(columns), generator=generator)
+            first = max(round(share * len(order)), 1)
+            for part, index in zip(parts, (order[:first], order[first:]), strict=True):
+                if len(index):
+                    part.append({place: tensor[index] for place, tensor in columns.items()})
+        return CalibrationSet(parts[0]), CalibrationSet(parts[1])
+
     def in_order(self, size: int) -> Iterator[Batch]:
         """Yield all samples once, in the order given, those of one shape after those of another."""
         for columns in self._groups:

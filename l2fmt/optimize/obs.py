@@ -15,7 +15,7 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   rounded again with lambda times their bits added.
 * **Descent**: after the greedy pass single codes are changed while distance + lambda bits falls.
 * **Layers in order**: with all codes found, layers are rounded once more, each for the inputs that it will meet
-  (second_order/in_order.py), and stay so if that brings the model's outputs nearer.
+  (second_order/in_order.py), and stay so if that brings the model's outputs nearer for samples that had no part in it.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ from l2fmt.optimize.second_order.curvature import curvatures_of
 from l2fmt.optimize.second_order.in_order import InOrder
 from l2fmt.optimize.second_order.judging import nearest_codes
 from l2fmt.optimize.second_order.model import Model, Rounding
+
+_SHARE_IN_ORDER = 0.75  # of the samples; the others say whether rounding in order was of use
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,10 @@ class SecondOrder(Method):
         model = Model(task.tensors, curvatures, rounding, task.progress)
         codes = codes_of_size(model, task)
         if self.in_order and task.calibration is not None:
-            ordered = codes_of_size(InOrder(model, codes, task, self.batch_size, self.seed), task)
-            compared = (self.batch_size, self.blocks, self.heads, self.seed)
-            codes = nearest_codes([codes, ordered], task, *compared)
+            own, others = task.calibration.samples.split(_SHARE_IN_ORDER, self.seed)
+            ordered = codes_of_size(InOrder(model, codes, task, own, self.batch_size, self.seed), task)
+            judges = others if others.count else own
+            codes = nearest_codes([codes, ordered], task, judges, self.batch_size, self.blocks, self.heads, self.seed)
         return Compressed(codes)
 
 

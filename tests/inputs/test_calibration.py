@@ -255,3 +255,18 @@ def test_what_cannot_be_used_is_said(data: Any, words: str):
 def test_the_digest_is_of_the_content():
     digests = [CalibrationSet.of(data).digest for data in (X, X + 1, X.reshape(N, 3, 2), X.int(), {"x": X}, X[1:])]
     assert len(set(digests)) == len(digests) and all(len(digest) == 64 for digest in digests)
+
+
+def test_a_split_shares_out_the_samples_of_every_shape():
+    short, long, alone = torch.arange(20.0)[:, None], torch.arange(40.0).reshape(20, 2), torch.zeros(1, 5)
+    whole = CalibrationSet([{0: short}, {0: long}, {0: alone}])
+    first, others = whole.split(0.75, seed=1)
+    assert (first.count, others.count) == (31, 10)
+
+    def values(part: CalibrationSet) -> list[float]:
+        return sorted(float(row[0]) + 100 * row.numel() for batch in part.in_order(50) for row in batch.args[0])
+
+    assert sorted(values(first) + values(others)) == values(whole)
+    assert values(whole.split(0.75, seed=1)[1]) == values(others) != values(whole.split(0.75, seed=2)[1])
+    one = CalibrationSet([{0: alone}]).split(0.5, seed=0)
+    assert [part.count for part in one] == [1, 0]

@@ -2,13 +2,15 @@
 
 Rounded for the full model's inputs x, a layer knows nothing of what is wrong with the inputs x' that it will meet. Here
 its weights W are first moved to those whose outputs for x' come nearest to W x: W E[x x'^T] E[x' x'^T]^-1, damped
-towards W (the asymmetric targets of AdaRound, Nagel et al. 2020, Eq. 25, in closed form). Then they are rounded as
-before: errors of earlier layers are made up for as far as later ones can see them.
+towards W (the asymmetric targets of AdaRound, Nagel et al. 2020, Eq. 25, in closed form). How much is what serves
+samples best that had no part in it: few pictures are learned by heart soon. Then they are rounded as before: errors of
+earlier layers are made up for as far as later ones can see them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import islice
 from math import log2
 from typing import Any, Self
@@ -28,13 +30,40 @@ from l2fmt.optimize.second_order.model import Model
 from l2fmt.optimize.second_order.passes import Pass, Passes, lead
 from l2fmt.pipeline import QuantizedTensor
 
-_DAMPING = 0.03  # of the mean square of inputs
+_DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the mean square of inputs
 _MOST_INPUTS = 1 << 14  # of a batch
 _INPUTS_PER_COLUMN = 32  # enough for a layer
-_LEAST_SAMPLES, _MOST_SAMPLES = 32, 2000
+_LEAST_SAMPLES, _MOST_SAMPLES = 64, 2000
 _MOST_BYTES = 1 << 28  # that a layer is given, of one model: what waits takes a few times as much
 _PAIRS_AT_ONCE = 4  # that start, and go on, together
 _MOST_FINER = 0.1  # bits a weight that a layer may be given beyond its share
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Sums over inputs x of a layer in the full model and x' in the rounded one.
+
+    own: of x' x'^T, cross: of x x'^T, float64[groups, columns, columns]; count: how many inputs they are of.
+    """
+
+    own: Tensor
+    cross: Tensor
+    count: int
+
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(self.own + other.own, self.cross + other.cross, self.count + other.count)
+
+    def targets(self, weights: Tensor, damping: float) -> Tensor:
+        """Return the damped weights of least squares, of weights float64[groups, rows, columns]."""
+        mean = self.own.diagonal(dim1=1, dim2=2).mean(1)
+        added = damping * mean[:, None, None] * torch.eye(self.own.shape[2]).to(self.own)
+        lower, failed = torch.linalg.cholesky_ex(self.own + added)  # fails for inputs that are all 0
+        moved = torch.cholesky_solve((weights @ (self.cross + added)).transpose(1, 2), lower).transpose(1, 2)
+        return torch.where((failed == 0)[:, None, None], moved, weights)
+
+    def error(self, moved: Tensor, weights: Tensor) -> float:
+        """Return the sum of |moved x' - weights x|^2, less what does not depend on `moved`."""
+        return float((moved @ self.own * moved).sum() - 2 * (weights @ self.cross * moved).sum())
 
 
 class InOrder:
@@ -44,9 +73,17 @@ class InOrder:
     spend.
     """
 
-    def __init__(self, model: Model, codes: Sequence[QuantizedTensor], task: Task, batch_size: int, seed: int):
+    def __init__(
+        self,
+        model: Model,
+        codes: Sequence[QuantizedTensor],
+        task: Task,
+        samples: CalibrationSet,
+        batch_size: int,
+        seed: int,
+    ):
         assert task.calibration is not None
-        self._model, self._samples, self._batch_size, self._seed = model, task.calibration.samples, batch_size, seed
+        self._model, self._samples, self._batch_size, self._seed = model, samples, batch_size, seed
         self._module = working_copy(task.calibration.module)
         self._layers = find_layers(self._module, task.names)
         self._scale = model.scale_of(codes)
@@ -118,10 +155,11 @@ class _Pair:
         self._full, self._rounded = module, deepcopy(module)
         self._passes = [Passes(both, paths) for both in (self._full, self._rounded)]
         self._samples, self._seed = samples, seed
+        batch_size = min(batch_size, max(samples.count // 2, 1))  # so that there are two
         self._batches = samples.shuffled(batch_size, torch.Generator().manual_seed(seed))
         self._started: list[tuple[Pass, Pass, int]] = []  # with the samples of the batch
         self.differs = False
-        self._last: tuple[Any, tuple[Tensor, Tensor, int]] | None = None
+        self._last: tuple[Any, list[_Moments]] | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
@@ -148,35 +186,41 @@ class _Pair:
         """
         key = None if given is None else (id(given), layer.geometry)
         if key is None or self._last is None or self._last[0] != key:
-            self._last = key, self._correlations(layer)
-        own, cross, count = self._last[1]
-        if count == 0:
+            self._last = key, self._moments(layer)
+        halves = self._last[1]
+        if len(halves) < 2:
             return weights
-        columns = own.shape[2]
-        mean = own.diagonal(dim1=1, dim2=2).mean(1)
-        damping = (_DAMPING + columns / count) * mean[:, None, None] * torch.eye(columns).to(own)
-        matrices = torch.from_numpy(weights).to(own).reshape(layer.groups, -1, columns)
-        moved, failed = torch.linalg.solve_ex(own + damping, (matrices @ (cross + damping)).transpose(1, 2))
-        moved = torch.where((failed == 0)[:, None, None], moved.transpose(1, 2), matrices)  # of inputs that are all 0
-        return moved.float().cpu().numpy().reshape(weights.shape)
+        columns = halves[0].own.shape[2]
+        matrices = torch.from_numpy(weights).to(halves[0].own).reshape(layer.groups, -1, columns)
 
-    def _correlations(self, layer: Layer) -> tuple[Tensor, Tensor, int]:
-        """Return sums of x' x'^T and of x x'^T, float64[groups, columns, columns], and of how many inputs they are."""
-        own = cross = torch.zeros(())
+        def missed(damping: float) -> float:
+            """Return the error that half of the samples make for the other half."""
+            return sum(b.error(a.targets(matrices, damping), matrices) for a, b in (halves, halves[::-1]))
+
+        errors = {damping: missed(damping) for damping in _DAMPINGS}
+        best = min(errors, key=lambda damping: errors[damping])
+        if errors[best] >= sum(half.error(matrices, matrices) for half in halves):
+            return weights
+        return (halves[0] + halves[1]).targets(matrices, best).float().cpu().numpy().reshape(weights.shape)
+
+    def _moments(self, layer: Layer) -> list[_Moments]:
+        """Return the moments of every second batch, and of the others; none or one if there are not enough."""
+        halves: list[_Moments] = []
         inputs = samples = nbytes = 0
-        for full, rounded, count in self._met(layer):
+        for number, (full, rounded, count) in enumerate(self._met(layer)):
             generators = (torch.Generator().manual_seed(self._seed + inputs) for _ in range(2))  # the same places
             x, y = (
                 layer.inputs(given.float(), _MOST_INPUTS, generator)[0]
                 for given, generator in zip((full, rounded), generators, strict=True)
             )
-            own = own + (y.transpose(1, 2) @ y).double()
-            cross = cross + (x.transpose(1, 2) @ y).double()
+            found = _Moments((y.transpose(1, 2) @ y).double(), (x.transpose(1, 2) @ y).double(), y.shape[1])
+            halves[number % 2 :] = [halves[number % 2] + found if number > 1 else found, *halves[number % 2 + 1 :]]
             inputs, samples, nbytes = inputs + y.shape[1], samples + count, nbytes + rounded.nbytes
             enough = samples >= _LEAST_SAMPLES and inputs >= _INPUTS_PER_COLUMN * y.shape[2]
-            if enough or nbytes >= _MOST_BYTES or samples >= min(self._samples.count, _MOST_SAMPLES):
+            full_up = nbytes >= _MOST_BYTES or samples >= min(self._samples.count, _MOST_SAMPLES)
+            if number and (enough or full_up):
                 break
-        return own, cross, inputs
+        return halves
 
     def _met(self, layer: Layer) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield without end what both models give a layer, and of how many samples; until a pass does not call it."""

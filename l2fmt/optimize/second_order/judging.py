@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.func import functional_call
 
+from l2fmt.inputs.calibration import CalibrationSet
 from l2fmt.optimize.base import Task, decoded
 from l2fmt.optimize.learning.distillation import distillation_loss, teacher_of
 from l2fmt.optimize.learning.taps import record
@@ -15,11 +16,17 @@ _MOST_SAMPLES = 500
 
 @torch.no_grad()
 def nearest_codes(
-    candidates: Sequence[list[QuantizedTensor]], task: Task, batch_size: int, blocks: bool, heads: bool, seed: int
+    candidates: Sequence[list[QuantizedTensor]],
+    task: Task,
+    samples: CalibrationSet,
+    batch_size: int,
+    blocks: bool,
+    heads: bool,
+    seed: int,
 ) -> list[QuantizedTensor]:
     """Return of several sets of codes those with the least `distillation_loss`, over 500 samples at most."""
     assert task.calibration is not None
-    samples, teacher = task.calibration.samples, teacher_of(task.calibration.module, blocks, heads)
+    teacher = teacher_of(task.calibration.module, blocks, heads)
     teacher.probe(next(samples.in_order(batch_size)))
     own = {name for name, _ in teacher.module.named_parameters(remove_duplicate=False)}
     weights = [

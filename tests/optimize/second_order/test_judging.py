@@ -42,7 +42,9 @@ def test_the_codes_with_the_nearest_outputs_are_taken(blocks: bool, heads: bool)
     module = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 4)).eval()
     before = {name: w.clone() for name, w in module.state_dict().items()}
     candidates = [codes_of(module, step) for step in (0.3, 0.05, 0.1)]
-    chosen = nearest_codes(candidates, task_of(module, torch.randn(50, 6)), 16, blocks, heads, 0)
+    task = task_of(module, torch.randn(50, 6))
+    assert task.calibration is not None
+    chosen = nearest_codes(candidates, task, task.calibration.samples, 16, blocks, heads, 0)
     assert chosen is candidates[1]
     assert all(torch.equal(before[name], w) for name, w in module.state_dict().items())
 
