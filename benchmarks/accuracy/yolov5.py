@@ -101,6 +101,20 @@ class Detect(nn.Module):
             levels.append(torch.cat((centre, size, y[..., 4:]), -1).reshape(batch, -1, 5 + CLASSES))
         return torch.cat(levels, 1)
 
+    def relative(self, output: Tensor, shape: torch.Size) -> Tensor:
+        """Return centres from the corners of their cells and roots of sizes, over those of anchors: float32 [B, N, 4].
+
+        `output` is that for pictures of a shape [B, 3, H, W]. Errors of these are errors in shares of a box.
+        """
+        corners, anchors = [], []
+        for level, stride in enumerate(STRIDES):
+            rows, columns = shape[2] // stride, shape[3] // stride
+            grid = torch.stack(torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), -1)
+            corners.append(grid.reshape(1, -1, 2).expand(3, -1, 2).reshape(-1, 2) * stride)
+            anchors.append(self.anchors[level][:, None].expand(3, rows * columns, 2).reshape(-1, 2) * stride)
+        corner, anchor = torch.cat(corners), torch.cat(anchors)
+        return torch.cat(((output[..., :2] - corner) / anchor, (output[..., 2:4] / anchor).sqrt()), -1)
+
 
 class YOLOv5n(nn.Module):
     """The network; input float32 [B, 3, H, W] in [0, 1], H and W multiples of 32; output as `Detect`."""
@@ -139,16 +153,17 @@ class YOLOv5n(nn.Module):
 class Compared(YOLOv5n):
     """The network for calibration; outputs are what detections depend on: boxes and scores, and not the background's.
 
-    Returns the centres and the sizes of boxes, float32 [B, N, 2] in pixels, times the square root of their objectness,
+    Returns boxes relative to their cells and anchors, float32 [B, N, 4], times the square root of their objectness,
     and the square roots of the scores, [B, N, 80]. Squared differences of these (Hellinger's distance) are as the
-    divergence of probabilities; of the raw outputs, nearly all of 25,200 places say that there is nothing.
+    divergence of probabilities; of the raw outputs, nearly all of 25,200 places say that there is nothing. A box counts
+    by how much of it an error shifts, not by pixels of the picture.
     """
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         output = super().forward(x)
         objectness = output[..., 4:5]
-        boxes = output[..., :4] * objectness.sqrt()
-        return boxes[..., :2], boxes[..., 2:], (output[..., 5:] * objectness).sqrt()
+        boxes = self.model[24].relative(output, x.shape)  # type: ignore[operator]
+        return boxes * objectness.sqrt(), (output[..., 5:] * objectness).sqrt()
 
 
 def build_compared(tensors: Mapping[str, Tensor]) -> Compared:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import l2fmt.torch
 
@@ -216,3 +217,23 @@ def test_agreement_command(tmp_path, capsys) -> None:
     assert found["same_class"] == 100 and found["bytes"] == path.stat().st_size
     assert agreement.main(["resnet20", str(tmp_path / "none.l2c")]) == 1
     assert "none.l2c" in capsys.readouterr().err
+
+
+def test_boxes_that_are_compared_are_relative_to_cells_and_anchors():
+    """At logits of zero a box has its anchor's size, and its centre in the middle of its cell."""
+    torch.manual_seed(0)
+    network = yolov5.Compared().eval().requires_grad_(False)
+    detect = network.model[24]
+    assert isinstance(detect, yolov5.Detect)
+    detect.anchors.copy_(torch.rand(3, 3, 2) + 0.5)
+    for head in detect.m.children():
+        assert isinstance(head, nn.Conv2d) and head.bias is not None
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    boxes, scores = network(torch.rand(2, 3, 64, 96))
+    count = 3 * (8 * 12 + 4 * 6 + 2 * 3)
+    assert boxes.shape == (2, count, 4) and scores.shape == (2, count, 80)
+    anchors = torch.cat([detect.anchors[i].repeat_interleave(n, 0) for i, n in enumerate((96, 24, 6))])
+    assert torch.allclose(boxes[..., 2:], torch.tensor(0.5).sqrt())
+    assert torch.allclose(boxes[..., :2], (0.5 / anchors * 0.5**0.5).expand(2, -1, -1), atol=1e-4)
+    assert torch.allclose(scores, torch.tensor(0.5))
