@@ -35,6 +35,7 @@ _MOST_INPUTS = 1 << 14  # of a batch
 _INPUTS_PER_COLUMN = 32  # enough for a layer
 _LEAST_SAMPLES, _MOST_SAMPLES = 64, 2000
 _MOST_BYTES = 1 << 28  # that a layer is given, of one model: what waits takes a few times as much
+_MOST_AT_ONCE = 16  # samples of a pass
 _PAIRS_AT_ONCE = 4  # that start, and go on, together
 _MOST_FINER = 0.1  # bits a weight that a layer may be given beyond its share
 
@@ -155,7 +156,7 @@ class _Pair:
         self._full, self._rounded = module, deepcopy(module)
         self._passes = [Passes(both, paths) for both in (self._full, self._rounded)]
         self._samples, self._seed = samples, seed
-        batch_size = min(batch_size, max(samples.count // 2, 1))  # so that there are two
+        batch_size = min(batch_size, _MOST_AT_ONCE, max(samples.count // 2, 1))  # so that there are two
         self._batches = samples.shuffled(batch_size, torch.Generator().manual_seed(seed))
         self._started: list[tuple[Pass, Pass, int]] = []  # with the samples of the batch
         self.differs = False
@@ -217,8 +218,8 @@ class _Pair:
             halves[number % 2 :] = [halves[number % 2] + found if number > 1 else found, *halves[number % 2 + 1 :]]
             inputs, samples, nbytes = inputs + y.shape[1], samples + count, nbytes + rounded.nbytes
             enough = samples >= _LEAST_SAMPLES and inputs >= _INPUTS_PER_COLUMN * y.shape[2]
-            full_up = nbytes >= _MOST_BYTES or samples >= min(self._samples.count, _MOST_SAMPLES)
-            if number and (enough or full_up):
+            last = samples + count > min(self._samples.count, _MOST_SAMPLES)
+            if last or (number and (enough or nbytes >= _MOST_BYTES)):  # halves have no sample in common
                 break
         return halves
 

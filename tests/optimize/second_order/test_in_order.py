@@ -79,6 +79,19 @@ def test_how_far_weights_move_is_asked_of_other_samples(samples):
         assert moves < 0.8 * stays
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3, 50, 99, 151])
+def test_no_sample_is_in_both_halves(samples):
+    first = nn.Linear(300, 300, bias=False)
+    nn.init.eye_(first.weight)
+    module = nn.Sequential(first, nn.Linear(300, 4))
+    pair = pair_of(module, torch.eye(300)[:samples])  # whose moments say which samples they are of
+    halves = pair._moments(find_layers(module, ["1.weight"])["1.weight"])
+    counted = [half.own[0].diagonal() for half in halves]
+    assert len(halves) == min(samples, 2)
+    together = torch.stack(counted).sum(0)
+    assert together.max() == 1 and together.sum() > 0.6 * samples
+
+
 def test_as_long_as_nothing_is_rounded_weights_stay():
     first, second = nn.Linear(6, 6), nn.Linear(6, 4)
     module = nn.Sequential(first, second)
