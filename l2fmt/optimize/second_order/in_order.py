@@ -33,8 +33,8 @@ from l2fmt.pipeline import QuantizedTensor
 _DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the mean square of inputs
 _MOST_INPUTS = 1 << 14  # of a batch
 _INPUTS_PER_COLUMN = 32  # enough for a layer
-_LEAST_SAMPLES, _MOST_SAMPLES = 64, 2000
-_MOST_BYTES = 1 << 28  # that a layer is given, of one model: what waits takes a few times as much
+_LEAST_SAMPLES, _MOST_SAMPLES = 32, 2000
+_MOST_BYTES = 1 << 27  # that a layer is given, of one model: what waits takes a few times as much
 _MOST_AT_ONCE = 16  # samples of a pass
 _PAIRS_AT_ONCE = 4  # that start, and go on, together
 _MOST_FINER = 0.1  # bits a weight that a layer may be given beyond its share
