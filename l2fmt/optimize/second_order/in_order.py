@@ -155,9 +155,11 @@ class _Pair:
     def __init__(self, module: nn.Module, paths: Iterable[str], samples: CalibrationSet, batch_size: int, seed: int):
         self._full, self._rounded = module, deepcopy(module)
         self._passes = [Passes(both, paths) for both in (self._full, self._rounded)]
-        self._samples, self._seed = samples, seed
+        self._seed = seed
         batch_size = min(batch_size, _MOST_AT_ONCE, max(samples.count // 2, 1))  # so that there are two
-        self._batches = samples.shuffled(batch_size, torch.Generator().manual_seed(seed))
+        batches = list(samples.in_order(batch_size))  # every sample once, so that the halves have none in common
+        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))
+        self._batches = (batches[number] for number in order.tolist())
         self._started: list[tuple[Pass, Pass, int]] = []  # with the samples of the batch
         self.differs = False
         self._last: tuple[Any, list[_Moments]] | None = None
@@ -215,16 +217,18 @@ class _Pair:
                 for given, generator in zip((full, rounded), generators, strict=True)
             )
             found = _Moments((y.transpose(1, 2) @ y).double(), (x.transpose(1, 2) @ y).double(), y.shape[1])
-            halves[number % 2 :] = [halves[number % 2] + found if number > 1 else found, *halves[number % 2 + 1 :]]
+            if number < 2:
+                halves.append(found)
+            else:
+                halves[number % 2] += found
             inputs, samples, nbytes = inputs + y.shape[1], samples + count, nbytes + rounded.nbytes
             enough = samples >= _LEAST_SAMPLES and inputs >= _INPUTS_PER_COLUMN * y.shape[2]
-            last = samples + count > min(self._samples.count, _MOST_SAMPLES)
-            if last or (number and (enough or nbytes >= _MOST_BYTES)):  # halves have no sample in common
+            if number and (enough or nbytes >= _MOST_BYTES or samples >= _MOST_SAMPLES):
                 break
         return halves
 
     def _met(self, layer: Layer) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield without end what both models give a layer, and of how many samples; until a pass does not call it."""
+        """Yield what both models give a layer, and of how many samples, until none are left or one does not call it."""
         device = _device(self._full)
         at = 0
         while True:
@@ -232,6 +236,8 @@ class _Pair:
                 full, rounded = (passes.start(batch.to(device)) for passes in self._passes)
                 self._started.append((full, rounded, batch.count))
             pairs = self._started[at : at + _PAIRS_AT_ONCE]
+            if not pairs:
+                return
             given = iter(lead([one for pair in pairs for one in pair[:2]], layer.path))
             for (_, _, count), full, rounded in zip(pairs, given, given, strict=True):
                 if full is None or rounded is None:
