@@ -38,7 +38,7 @@ class SecondOrder(Method):
     step_exponent: how far steps follow the curvature: 1 as the slope says, 0 one step for all; curvatures are
         estimates, and half way has been the best.
     damping, row_damping: added to the diagonals of each layer's curvature, of columns and of rows, of their means: a
-        curvature is an estimate, and holds for small errors only.
+        curvature is an estimate, and holds for small errors only. Rows that count each by itself have `damping` too.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
     passes: of descent. scales: whether rows and columns follow their own curvature too, where that pays.
     blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.

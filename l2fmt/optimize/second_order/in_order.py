@@ -44,15 +44,14 @@ _MOST_FINER = 0.1  # bits a weight that a layer may be given beyond its share
 class _Moments:
     """Sums over inputs x of a layer in the full model and x' in the rounded one.
 
-    own: of x' x'^T, cross: of x x'^T, float64[groups, columns, columns]; count: how many inputs they are of.
+    own: of x' x'^T, cross: of x x'^T, float64[groups, columns, columns].
     """
 
     own: Tensor
     cross: Tensor
-    count: int
 
     def __add__(self, other: "_Moments") -> "_Moments":
-        return _Moments(self.own + other.own, self.cross + other.cross, self.count + other.count)
+        return _Moments(self.own + other.own, self.cross + other.cross)
 
     def targets(self, weights: Tensor, damping: float) -> Tensor:
         """Return the damped weights of least squares, of weights float64[groups, rows, columns]."""
@@ -216,7 +215,7 @@ class _Pair:
                 layer.inputs(given.float(), _MOST_INPUTS, generator)[0]
                 for given, generator in zip((full, rounded), generators, strict=True)
             )
-            found = _Moments((y.transpose(1, 2) @ y).double(), (x.transpose(1, 2) @ y).double(), y.shape[1])
+            found = _Moments((y.transpose(1, 2) @ y).double(), (x.transpose(1, 2) @ y).double())
             if number < 2:
                 halves.append(found)
             else:
