@@ -1,10 +1,11 @@
 """`adaround`: rounding learned layer by layer, from calibration data without labels.
 
-Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020): batch norms are folded into
-the weights; the step of each layer is the one of least squared error; then every weight is rounded down or up, so that
-the layer's output after its activation, for inputs from the layers already rounded, stays near that of the full model.
-What differs:
+Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020): the step of each layer is the
+one of least squared error; then every weight is rounded down or up, so that the layer's output after its batch norm and
+activation, for inputs from the layers already rounded, stays near that of the full model. What differs:
 
+* **Batch norms keep their gains**, and only their statistics are folded. Folded into weights, one step would have to
+  serve rows of very different magnitude, depthwise ones above all.
 * **A size fixes the steps**: steps keep their proportions, and are scaled until codes rounded to the nearest meet the
   size of the whole file; no code is clipped then, because far codes are rare and cost little. The first and the last
   layer keep their steps. What learned rounding adds to the size is taken off where it is least decided. Without a size
@@ -22,11 +23,10 @@ import torch
 
 from l2fmt.errors import InputError
 from l2fmt.optimize.base import Aim, Calibration, Compressed, DataUse, Method, Task, WeightTensor
-from l2fmt.optimize.equalization.graph import Unit, affine, arrays_of, find_units, trace
-from l2fmt.optimize.equalization.scaling import fold
+from l2fmt.optimize.equalization.graph import Unit, affine, find_units, trace
 from l2fmt.optimize.learning.distillation import Teacher
 from l2fmt.optimize.learning.landing import land
-from l2fmt.optimize.learning.student import rounded_mantissa, working_copy
+from l2fmt.optimize.learning.student import fold_statistics, rounded_mantissa, working_copy
 from l2fmt.optimize.nearest import MAX_CODE, Grid, NearestModel
 from l2fmt.optimize.reconstruction.samples import Sampler, Site
 from l2fmt.optimize.reconstruction.soft_rounding import Schedule, learn_rounding
@@ -77,7 +77,7 @@ METHOD = AdaRound
 
 
 class _Run:
-    """A module with folded norms, the places its layers meet, and the grids of its weights."""
+    """A module with folded statistics, the places its layers meet, and the grids of its weights."""
 
     def __init__(self, method: AdaRound, task: Task):
         assert task.calibration is not None
@@ -85,54 +85,48 @@ class _Run:
         self._module = working_copy(calibration.module).cpu()
         Teacher(self._module, ()).run(next(calibration.samples.in_order(method.batch_size)))  # says what does not fit
         self._notes: list[str] = []
-        self._units = self._folded(calibration)
+        self._units = {unit.path: unit for unit in self._found_units(calibration)}
+        folded = fold_statistics(self._module, calibration.vectors)
         samples, size = calibration.samples, method.batch_size
         self._sampler = Sampler(lambda: samples.in_order(size), samples.count, method.places, method.seed)
         self._sites = self._sampler.see_targets(self._module, self._find_sites(task.names))
         ends = {site.layer.name for site in (self._sites[:1] + self._sites[-1:])} if method.end_bits else set()
         self._grids = [self._grid(tensor, tensor.name in ends) for tensor in task.tensors]
-        self._vectors = arrays_of(self._units)
-        self._round_vectors(calibration.mantissa_bits)
+        self._vectors = {name: tensor.detach().numpy().copy() for name, tensor in folded.items()}
+        self._round_vectors(calibration)
 
-    def _round_vectors(self, mantissa_bits: int) -> None:
-        """Round the vectors of the module as the file will, so that the learned rounding makes up for it."""
-        units = {unit.path: unit for unit in self._units}
-        with torch.no_grad():
-            for unit in self._units:
-                for vector in unit.vectors().values():
-                    vector.copy_(rounded_mantissa(vector, mantissa_bits))
-            for site in self._sites:
-                if site.path in units:
-                    site.gain, site.offset = units[site.path].affine()
-
-    def _folded(self, calibration: Calibration) -> list[Unit]:
-        """Fold the batch norms of the module, and return its units: none if its graph cannot be traced."""
+    def _found_units(self, calibration: Calibration) -> list[Unit]:
+        """Return the units of the module: none if its graph cannot be traced."""
         try:
             graph = trace(self._module)
         except InputError as error:
-            self._notes.append(f"{error}: no batch norms are folded, and layers compared without their activations")
+            self._notes.append(f"{error}: layers are compared without their norms and activations")
             return []
-        units = find_units(self._module, graph, self._task.names, calibration.vectors, calibration.aliases)
-        fold(units)
-        return units
+        return find_units(self._module, graph, self._task.names, calibration.vectors, calibration.aliases)
+
+    def _round_vectors(self, calibration: Calibration) -> None:
+        """Round the vectors of the module as the file will, so that the learned rounding makes up for it."""
+        own = dict(self._module.named_parameters(remove_duplicate=False)) | dict(self._module.named_buffers())
+        with torch.no_grad():
+            for name in calibration.vectors & set(own):
+                own[name].copy_(rounded_mantissa(own[name], calibration.mantissa_bits))
+            for site in self._sites:
+                if site.path in self._units:
+                    site.gain, site.offset = self._units[site.path].affine()
 
     def _find_sites(self, names: Sequence[str]) -> list[Site]:
-        units = {unit.path: unit for unit in self._units}
         sites = []
         for name, layer in find_layers(self._module, names).items():
             path = name.removesuffix(".weight")
             if not layer.is_table:
-                unit = units.get(path)
+                unit = self._units.get(path)
                 gain, offset = affine(layer.module, unit.norm if unit else None)
                 sites.append(Site(layer, path, gain, offset, unit.activation if unit else None))
         return sites
 
     def _grid(self, tensor: WeightTensor, is_end: bool) -> Grid:
         """Return the grid of a tensor, as wide as its bits need."""
-        if any(tensor.name == f"{unit.path}.weight" for unit in self._units):
-            weights = self._module.get_parameter(tensor.name).detach().numpy().copy()
-        else:
-            weights = np.asarray(tensor.load(), np.float32)
+        weights = np.asarray(tensor.load(), np.float32)
         bits = self._method.end_bits if is_end else self._method.bits
         return Grid(tensor, weights, step_of_least_error(weights, bits), fixed=is_end)
 
@@ -183,7 +177,7 @@ class _Run:
         return [grid.coded(q, step) for grid, q, step in zip(self._grids, codes, steps, strict=True)]
 
     def _measured(self, codes: Sequence[QuantizedTensor], vectors: object = None) -> Size:
-        """Return the size with the vectors of folded norms."""
+        """Return the size with the norms' folded statistics."""
         return self._task.measure(codes, self._vectors)
 
 

@@ -147,6 +147,18 @@ def test_grids_of_bits_without_a_size() -> None:
     assert settings["options"]["bits"] == 3 and settings["calibration"]["samples"] == 64
 
 
+def test_rows_whose_gains_differ_by_orders_of_magnitude_share_a_step() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+    layers += [nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+    layers += [nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]
+    model: Any = nn.Sequential(*layers)
+    gains = torch.logspace(-2, 2, 32)
+    model[4].weight.data, model[6].running_var = gains, gains.square()
+    model.eval()
+    assert error(model, packed(model)) < 0.01
+
+
 class Words(nn.Module):
     """No graph: its path depends on its input. An embedding, a layer called twice, and one that is never called."""
 
