@@ -1,6 +1,7 @@
 """What symbols stand for: words, or floats with scales, written where the caller wants them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +12,7 @@ _write_values = Kernel("values", "write_values")
 
 _NO_FLOATS = np.empty(0, np.float32)
 _WINDOW = 64  # words of a table that a kernel may keep in registers
+_FEW_ROWS = 16  # of which one takes much of the memory of all
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +83,24 @@ class Values:
         Some of it is scratch, so that each thread needs its own. `likely` is in the middle of the likely symbols.
         """
         _, columns, positions = self.shape or (1, self.out.size, 1)
+        column_scale = self._column_scale
+        if column_scale is not None and column_scale.size == columns * positions:
+            columns, positions = columns * positions, 1
         shift, size = (self.codebook, 0) if isinstance(self.codebook, int) else (0, self.codebook.size)
         window = max(0, min(likely, size - _WINDOW // 2) - _WINDOW // 2)
         layout = np.array([columns, positions, shift, self.join, self.bfloat16, window], np.int64)
-        words, floats = np.zeros(max(size, _WINDOW) if size else 0, self.out.dtype), _NO_FLOATS
-        if self._has_floats:
-            floats = np.ascontiguousarray(self.codebook)
-        else:
-            words[:size] = self.codebook
-        scales = (_NO_FLOATS if s is None else np.ascontiguousarray(s) for s in (self.row_scale, self.column_scale))
+        padded = max(size, _WINDOW) if size else 0
+        words, floats = np.zeros(padded, self.out.dtype), np.zeros(padded if self._has_floats else 0, np.float32)
+        (floats if self._has_floats else words)[:size] = self.codebook if size else 0
+        scales = (_NO_FLOATS if s is None else np.ascontiguousarray(s) for s in (self.row_scale, column_scale))
         return layout, words, floats, *scales
+
+    @cached_property
+    def _column_scale(self) -> np.ndarray | None:
+        """The scales of columns, each repeated for its positions unless that would take much memory."""
+        if self.column_scale is None or self.shape is None or self.shape[0] < _FEW_ROWS:
+            return self.column_scale
+        return np.repeat(self.column_scale, self.shape[2])
 
     def write(self, symbols: np.ndarray, start: int, likely: int = 0) -> None:
         """Write the values of symbols, uint8 or uint16, which all have one and begin with number `start`."""

@@ -5,7 +5,7 @@ from numba import types
 from numba.extending import overload
 
 from l2codec.kernels._compiler import kernel
-from l2codec.kernels.look_up import look_up
+from l2codec.kernels.look_up import look_up, look_up_scaled
 
 ZERO, ONE = np.uint64(0), np.uint64(1)
 FEW = 2  # rows of fewer symbols than one in so many of the codebook are not worth a table of their own
@@ -19,7 +19,8 @@ def write_values(symbols, first, layout, words, floats, rows, columns, out):
     joined to those of `out`, whether words of 16 bits are bfloat16, and the first of 64 symbols that are likely.
 
     `words` holds the word of each symbol. With `floats`, a value is `floats[symbol] * rows[r] * columns[k]`, without
-    the scales that are empty, and `words` is scratch. Without both, words are shifted symbols.
+    the scales that are empty, `words` is scratch, and both have 64 items or more. Without both, words are shifted
+    symbols.
     """
     if floats.size > 0:
         _write_scaled(symbols, first, layout, words, floats, rows, columns, out)
@@ -37,13 +38,15 @@ def write_values(symbols, first, layout, words, floats, rows, columns, out):
 def _write_scaled(symbols, first, layout, words, floats, rows, columns, out):
     size, positions = np.uint64(symbols.size), np.uint64(layout[1])
     length = np.uint64(layout[0]) * positions
-    brain = layout[4]
+    brain, fused = layout[4], out.itemsize == 4 and (columns.size == 0 or positions == ONE)
     r, at = np.uint64(first) // length, np.uint64(first) % length
     i, filled = ZERO, False
     while i < size:
         stop = min(size, i + length - at)
         scale = rows[r] if rows.size > 0 else np.float32(1)
-        if stop - i < np.uint64(floats.size // FEW) or (columns.size > 0 and out.itemsize != 4):
+        if fused:
+            _look_up_scaled(symbols[i:stop], floats, layout[5], scale, columns, at, out[i:stop])
+        elif columns.size > 0 or stop - i < np.uint64(floats.size // FEW):
             _scale_each(symbols[i:stop], at, positions, brain, floats, scale, columns, out[i:stop])
         else:
             if rows.size > 0 or not filled:
@@ -51,9 +54,26 @@ def _write_scaled(symbols, first, layout, words, floats, rows, columns, out):
                     words[symbol] = _word(floats[symbol] * scale, brain, out)
                 filled = True
             look_up(symbols[i:stop], words, layout[5], out[i:stop])
-            if columns.size > 0:
-                _scale_columns(at, positions, columns, out[i:stop])
         i, r, at = stop, r + ONE, ZERO
+
+
+def _look_up_scaled(symbols, floats, window, scale, columns, at, out):
+    """Write float32 of a row, times its scale and those of columns from number `at` on, if there are any."""
+
+
+@overload(_look_up_scaled)
+def _look_up_scaled_of_width(symbols, floats, window, scale, columns, at, out):
+    if out.dtype != types.uint32:
+        return lambda symbols, floats, window, scale, columns, at, out: None
+
+    def scaled(symbols, floats, window, scale, columns, at, out):
+        words = floats.view(np.uint32)
+        if columns.size > 0:
+            look_up_scaled(symbols, words, window, scale, columns[at : at + np.uint64(symbols.size)], out)
+        else:
+            look_up_scaled(symbols, words, window, scale, None, out)
+
+    return scaled
 
 
 @kernel
@@ -70,29 +90,6 @@ def _scale_each(symbols, at, positions, brain, floats, scale, columns, out):
         for j in range(end - i):
             column = columns[k] if positions > ONE else columns[k + j]
             out[i + j] = _word(floats[np.uint64(symbols[i + j])] * scale * column, brain, out)
-        i, k, p = end, k + ONE, ZERO
-
-
-def _scale_columns(at, positions, columns, out):
-    """Multiply float32 by the scales of their columns; the first is number `at` of its row."""
-
-
-@overload(_scale_columns)
-def _scale_columns_of_width(at, positions, columns, out):
-    return _multiply if out.dtype == types.uint32 else lambda at, positions, columns, out: None
-
-
-def _multiply(at, positions, columns, out):
-    size = np.uint64(out.size)
-    if positions == ONE:
-        for i in range(size):
-            out[i] = np.float32(np.uint32(out[i]).view(np.float32) * columns[at + i]).view(np.uint32)
-        return
-    i, k, p = ZERO, at // positions, at % positions
-    while i < size:
-        end = min(size, i + positions - p)
-        for j in range(i, end):
-            out[j] = np.float32(np.uint32(out[j]).view(np.float32) * columns[k]).view(np.uint32)
         i, k, p = end, k + ONE, ZERO
 
 
