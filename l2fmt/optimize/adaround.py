@@ -6,10 +6,11 @@ activation, for inputs from the layers already rounded, stays near that of the f
 
 * **Batch norms keep their gains**, and only their statistics are folded. Folded into weights, one step would have to
   serve rows of very different magnitude, depthwise ones above all.
-* **A size fixes the steps**: steps keep their proportions, and are scaled until codes rounded to the nearest meet the
-  size of the whole file; no code is clipped then, because far codes are rare and cost little. The first and the last
-  layer keep their steps. What learned rounding adds to the size is taken off where it is least decided. Without a size
-  the grids have 2^`bits` values, as published.
+* **A size fixes the steps**: they have the proportions of those of `rd`, and are scaled until codes rounded to the
+  nearest meet the size of the whole file; no code is clipped then, because far codes are rare and cost little. Ranges
+  are no measure of such steps: of layers with a few large weights they leave little but zeros. The first and the last
+  layer keep the steps of `end_bits`. What learned rounding adds to the size is taken off where it is least decided.
+  Without a size the grids have 2^`bits` values, as published.
 * Inputs are drawn at random places of feature maps, not from whole pictures, which bounds memory and time.
 """
 
@@ -28,6 +29,7 @@ from l2fmt.optimize.learning.distillation import Teacher
 from l2fmt.optimize.learning.landing import land
 from l2fmt.optimize.learning.student import fold_statistics, rounded_mantissa, working_copy
 from l2fmt.optimize.nearest import MAX_CODE, Grid, NearestModel
+from l2fmt.optimize.rd import RateDistortion, row_norms
 from l2fmt.optimize.reconstruction.samples import Sampler, Site
 from l2fmt.optimize.reconstruction.soft_rounding import Schedule, learn_rounding
 from l2fmt.optimize.search import codes_of_size, target_of
@@ -125,10 +127,14 @@ class _Run:
         return sites
 
     def _grid(self, tensor: WeightTensor, is_end: bool) -> Grid:
-        """Return the grid of a tensor, as wide as its bits need."""
+        """Return the grid of a tensor, as wide as its bits need if these are given."""
         weights = np.asarray(tensor.load(), np.float32)
-        bits = self._method.end_bits if is_end else self._method.bits
-        return Grid(tensor, weights, step_of_least_error(weights, bits), fixed=is_end)
+        if is_end:
+            return Grid(tensor, weights, step_of_least_error(weights, self._method.end_bits), fixed=True)
+        if self._task.budget.aim == "default":
+            return Grid(tensor, weights, step_of_least_error(weights, self._method.bits))
+        norm, _ = row_norms(weights)
+        return Grid(tensor, weights, norm**RateDistortion.norm_exponent or 1.0)  # of zeros any step will do
 
     def result(self) -> Compressed:
         """Return codes and vectors that meet the budget."""

@@ -75,7 +75,7 @@ class _Model:
         for tensor in tensors:
             weights = tensor.load()
             self.sizes.append(weights.size)
-            typical, inverse = _row_norms(weights)
+            typical, inverse = row_norms(weights)
             norms.append(typical)
             self.inverse_squares.append(inverse)
             self.peaks.append(float(np.abs(weights).max(initial=0)))
@@ -189,7 +189,7 @@ class _Model:
         return codes.reshape(-1).astype(np.int16)
 
 
-def _row_norms(weights: np.ndarray) -> tuple[float, float]:
+def row_norms(weights: np.ndarray) -> tuple[float, float]:
     """Return the geometric mean of the norms of a tensor's rows, and the mean of their inverse squares; 0 for zeros.
 
     A normalization that follows gives each row the same weight, whatever its norm: errors count against the norm of
