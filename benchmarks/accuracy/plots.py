@@ -73,7 +73,8 @@ def draw(model: str, rows: Sequence[Mapping[str, str]], path: Path, depth: float
     lowest = min(full, *(point.low for points in lines.values() for point in points))
     top = max(full, *(point.high for points in lines.values() for point in points))
     floor = max(lowest - 0.06 * (top - lowest) - 0.1, full - depth)
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    crowded = len(lines) > LABELLED_LINES
+    figure = Figure(figsize=(11 if crowded else 8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.axhline(full, color="0.35", linestyle="--", linewidth=1.2, label=f"full precision, {full:g}")
@@ -85,7 +86,7 @@ def draw(model: str, rows: Sequence[Mapping[str, str]], path: Path, depth: float
             if point.value < floor:
                 axes.plot(point.ratio, floor, "v", color=f"C{number % 10}", markersize=7, clip_on=False, zorder=3)
                 _annotate(axes, number, point, floor, 8 + 11 * falling.index(name))
-            elif len(lines) <= LABELLED_LINES:
+            elif not crowded:
                 high = name == best
                 _annotate(axes, number, point, point.high if high else point.low, 6 if high else -13)
     axes.set_ylim(floor, top + 0.06 * (top - floor))
@@ -95,7 +96,10 @@ def draw(model: str, rows: Sequence[Mapping[str, str]], path: Path, depth: float
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 0.06))  # curves fall to the right
+    if crowded:
+        figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    else:
+        axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 0.06))  # curves fall to the right
     figure.savefig(path)
 
 
