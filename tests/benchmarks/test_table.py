@@ -2,7 +2,6 @@
 
 from benchmarks.accuracy import rows, table
 
-
 EMPTY = dict.fromkeys(("preset", "options", "tag", "seed", "calibration_count", "note"), "")
 
 
