@@ -8,7 +8,7 @@ activation, for inputs from the layers already rounded, stays near that of the f
   serve rows of very different magnitude, depthwise ones above all.
 * **A size fixes the steps**: they have the proportions of those of `rd`, and are scaled until codes rounded to the
   nearest meet the size of the whole file; no code is clipped then, because far codes are rare and cost little. Ranges
-  are no measure of such steps: of layers with a few large weights they leave little but zeros. The first and the last
+  are no measure of such steps: a few large weights would make those of a whole layer coarse. The first and the last
   layer keep the steps of `end_bits`. What learned rounding adds to the size is taken off where it is least decided.
   Without a size the grids have 2^`bits` values, as published.
 * Inputs are drawn at random places of feature maps, not from whole pictures, which bounds memory and time.
