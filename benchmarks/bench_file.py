@@ -23,7 +23,7 @@ from l2codec import Stream, Values, encode
 from l2fmt import _registry
 from l2fmt.container.entries import Group
 from l2fmt.container.reader import Reader
-from l2fmt.pipeline.decode import coded_streams, coded_values
+from l2fmt.pipeline.decode import coded_parts
 
 LEAST = 1 << 16  # symbols
 STEP = 8000  # symbols that a synthetic sequence is a multiple of
@@ -66,8 +66,7 @@ def bench_group(reader: Reader, number: int, repeat: int) -> dict[str, Any]:
     """Return the row of one group."""
     group = reader.index.groups[number]
     data = reader.read_group(number)
-    [stream] = coded_streams(reader, group, data, Stream)
-    [values] = coded_values(reader, group, data, np.empty(group.symbols, group.dtype.word))
+    [(stream, values)] = coded_parts(reader, group, data, Stream, np.empty(group.symbols, group.dtype.word))
     bits = 8 * len(data.streams[0]) / group.symbols
     other, synthetic = synthetic_like(group, bits)
     runs = [(rate(stream, values, repeat), rate(other, synthetic, repeat)) for _ in range(repeat)]

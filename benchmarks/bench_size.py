@@ -67,7 +67,7 @@ def quantized(weights: dict[str, np.ndarray], bits: float) -> list[QuantizedTens
 
 def stream_excess(data: bytes, codes: list[QuantizedTensor]) -> float:
     """Return by how much the rANS streams exceed the code length of their own tables and classes, as a share of it."""
-    from l2fmt.pipeline.decode import class_maps
+    from l2fmt.pipeline.classes import read_vectors
 
     reader = Reader(data)
     stored = ideal = 0.0
@@ -75,7 +75,7 @@ def stream_excess(data: bytes, codes: list[QuantizedTensor]) -> float:
     for number, group in enumerate(reader.index.groups):
         stream = group.streams[0]
         tables = reader.table_sets[stream.table_set]
-        classes = class_maps(reader, group, reader.read_group(number))[0]
+        classes = read_vectors(reader, group, reader.read_group(number)).maps[0]
         symbols = (by_name[group.tensors[0].name].codes.reshape(-1) + tables.origin).astype(np.uint16)
         ideal += l2codec.code_length(symbols, tables, classes)
         stored += 8 * stream.length

@@ -31,6 +31,9 @@ DTYPES = {
     "F4_X2": (19, 8, "packed"),
 }
 
+# Kinds of scales besides dtypes.
+SCALES = {"octaves": 64}
+
 TRANSFORMS = {"bits": 0, "uniform": 1, "joint": 2, "geometric": 3, "codebook": 4}
 BITS, UNIFORM, JOINT, GEOMETRIC, CODEBOOK = TRANSFORMS.values()
 

@@ -78,8 +78,8 @@ def rewritten(model: bytes, change_stream=None, sections=()) -> bytes:
                 group.parameters,
                 group.scales,
                 list(zip(group.streams, data.streams, strict=True)),
-                data.row_scales or b"",
-                data.column_scales or b"",
+                data.row_scales,
+                data.column_scales,
                 data.class_bytes,
             )
         for kind, content in sections:

@@ -25,6 +25,7 @@ def test_constants_equal_the_registry(toml):
         "dtypes": {
             name: dict(zip(("id", "bits", "kind"), fields, strict=True)) for name, fields in registry.DTYPES.items()
         },
+        "scales": registry.SCALES,
         "transforms": registry.TRANSFORMS,
         "coders": registry.CODERS,
         "entropy": {

@@ -26,6 +26,7 @@ DTYPES = (
     ("F16", 16), ("BF16", 16), ("F32", 32), ("F64", 64), ("C64", 64), ("F8_E4M3", 8), ("F8_E5M2", 8),
     ("F8_E4M3FNUZ", 8), ("F8_E5M2FNUZ", 8), ("F8_E8M0", 8), ("F4_X2", 8),
 )  # fmt: skip
+OCTAVES = 64
 BITS, UNIFORM, JOINT, GEOMETRIC, CODEBOOK = range(5)
 RAW, RANS, RANGE, HUFFMAN = range(4)
 DEFLATED_INDEX = 1 << 0
@@ -265,7 +266,7 @@ class Group:
     def scale_bytes(self) -> tuple[int, int]:
         """The bytes of the row scales and of the column scales."""
         rows, columns = (
-            0 if dtype is None else size * DTYPES[dtype][1] // 8
+            0 if dtype in (None, OCTAVES) else size * DTYPES[dtype][1] // 8
             for dtype, size in zip(self.scales, self.tensors[0].shape + (0, 0), strict=False)
         )
         return rows, columns
@@ -323,11 +324,19 @@ def read_group_entry(source: MessagePack) -> Group:
     transform = source.known_id(CODEBOOK + 1, "transform")
     parameters = read_parameters(source, transform)
     source.array_of(2, "the scales of a group")
-    row, column = (None if source.nil() else source.known_id(len(DTYPES), "dtype") for _ in range(2))
+    row, column = (read_scale_kind(source) for _ in range(2))
     expected = len(parameters) - 1 if transform == BITS else 1
     source.array_of(expected, "the streams of a group")
     streams = [read_stream_entry(source) for _ in range(expected)]
     return Group(transform, parameters, (row, column), streams, source.unsigned(), source.unsigned())
+
+
+def read_scale_kind(source: MessagePack) -> int | None:
+    if source.nil():
+        return None
+    if source.data[source.position : source.position + 1] == bytes([OCTAVES]):  # one byte, as it is below 128
+        return source.unsigned()
+    return source.known_id(len(DTYPES), "dtype")
 
 
 def read_stream_entry(source: MessagePack) -> Stream:
@@ -404,15 +413,18 @@ def check_groups(index: Index) -> None:
             require(stream.mask <= most, "only the class vectors that a group may have are present")
         check_scales(group)
         check_transform(group, index.table_sets)
-    vectors = any(stream.mask for group in index.groups for stream in group.streams)
+    octaves = any(OCTAVES in group.scales for group in index.groups)
+    vectors = octaves or any(stream.mask for group in index.groups for stream in group.streams)
     require((index.class_set is not None) == vectors, "there is a class set if and only if there are class vectors")
     if index.class_set is not None:
         require(index.class_set < len(index.table_sets), "the class set exists")
         class_tables = index.table_sets[index.class_set]
-        require(len(class_tables.tables) == 2 and class_tables.dyadic, "a class set has two tables, both dyadic")
+        require(len(class_tables.tables) == 2 + octaves, "a class set has two tables, or three with octave scales")
+        require(class_tables.dyadic, "the tables of a class set are dyadic")
     for group in index.groups:
         require(
-            group.class_bytes == 0 or any(stream.mask for stream in group.streams), "class bytes hold class vectors"
+            group.class_bytes == 0 or OCTAVES in group.scales or any(stream.mask for stream in group.streams),
+            "class bytes hold class vectors and octave scales",
         )
 
 
@@ -434,20 +446,26 @@ def vector_sizes(group: Group) -> tuple[int, int, int]:
 Vectors = dict[int, Sequence[int]]  # bit of the class mask -> offsets
 
 
-def read_class_vectors(group: Group, data: bytes, class_set: "TableSet | None") -> list[Vectors]:
-    """Return the class vectors of each stream of a group."""
+def read_class_vectors(
+    group: Group, data: bytes, class_set: "TableSet | None"
+) -> tuple[list[Vectors], list[Sequence[int] | None]]:
+    """Return the class vectors of each stream of a group, and the offsets of its row and column scales."""
     sizes = vector_sizes(group)
     present = [[bit for bit in range(3) if stream.mask >> bit & 1] for stream in group.streams]
-    count = sum(sizes[bit] for bits in present for bit in bits)
+    octaves = [size if kind == OCTAVES else None for kind, size in zip(group.scales, sizes, strict=False)]
+    count = sum(sizes[bit] for bits in present for bit in bits) + sum(size or 0 for size in octaves)
     limit(count, MAX_DECODED_BYTES, "offsets of class vectors")
     if count == 0 or class_set is None:
-        return [{} for _ in group.streams]
-    row_table, other_table = class_set.tables
-    tables = (itertools.repeat(other_table if bit else row_table, sizes[bit]) for bits in present for bit in bits)
+        return [{} for _ in group.streams], [None, None]
+    row_table, other_table, *scale_table = class_set.tables
+    tables = [itertools.repeat(other_table if bit else row_table, sizes[bit]) for bits in present for bit in bits]
+    tables += [itertools.repeat(scale_table[0], size) for size in octaves if size is not None]
     symbols = decode_huffman(data, count, itertools.chain.from_iterable(tables))
     require(all(-128 <= symbol - class_set.origin < 128 for symbol in symbols), "an offset is from -128 to 127")
     offsets = (symbol - class_set.origin for symbol in symbols)
-    return [{bit: array("b", itertools.islice(offsets, sizes[bit])) for bit in bits} for bits in present]
+    vectors: list[Vectors]
+    vectors = [{bit: array("b", itertools.islice(offsets, sizes[bit])) for bit in bits} for bits in present]
+    return vectors, [None if size is None else array("b", itertools.islice(offsets, size)) for size in octaves]
 
 
 # ---- container.md 8: optional sections -------------------------------------------------------------------------------
@@ -938,17 +956,28 @@ def check_scales(group: Group) -> None:
     )
     require(group.symbols > 0, "a group without elements has no scales")
     for dtype in group.scales:
-        require(dtype is None or DTYPES[dtype][0] in READ_SCALE, "scales are F32, F16, BF16 or F8_E8M0")
+        require(
+            dtype in (None, OCTAVES) or DTYPES[dtype][0] in READ_SCALE, "scales are F32, F16, BF16, F8_E8M0 or octaves"
+        )
 
 
 def read_scales(data: bytes, dtype: int | None) -> list[float]:
-    if dtype is None:
+    if dtype in (None, OCTAVES):
         return []
     name, bits = DTYPES[dtype]
     size = bits // 8
     scales = [READ_SCALE[name](data[i : i + size]) for i in range(0, len(data), size)]
     require(all(math.isfinite(scale) and scale > 0 for scale in scales), "scales are finite and positive")
     return scales
+
+
+# The bits of 2^(k / 8) as a binary32 number.
+OCTAVE_PARTS = (0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7)
+
+
+def octave_scale(offset: int) -> float:
+    (part,) = struct.unpack("<f", struct.pack("<I", OCTAVE_PARTS[offset % 8]))
+    return math.ldexp(part, offset // 8)
 
 
 # ---- container.md 1, 5 and 8: a file ---------------------------------------------------------------------------------
@@ -1013,7 +1042,10 @@ def decode_group(
         scales.append(read_scales(data[position : position + size], dtype))
         position += size
     class_set = None if index.class_set is None else index.table_sets[index.class_set]
-    vectors = read_class_vectors(group, data[position:], class_set)
+    vectors, octaves = read_class_vectors(group, data[position:], class_set)
+    for place, offsets in enumerate(octaves):
+        if offsets is not None:
+            scales[place] = [octave_scale(offset) for offset in offsets]
 
     def symbols_of(place: int, stream: Stream) -> Symbols:
         tables: Iterator[Table] = iter(())

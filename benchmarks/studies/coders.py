@@ -20,7 +20,7 @@ from benchmarks.environment import environment
 from l2fmt import _registry
 from l2fmt.container import Group, Reader
 from l2fmt.pipeline import Encoding, QuantizedTensor, write_files
-from l2fmt.pipeline.decode import class_maps
+from l2fmt.pipeline.classes import read_vectors
 from l2fmt.transforms import from_parameters
 
 CODERS = ("huffman", "range", "rans")
@@ -115,7 +115,7 @@ def symbols_of(reader: Reader) -> Iterator[tuple[Group, np.ndarray, np.ndarray]]
         if group.transform == _registry.BITS:
             continue
         stream, data = group.streams[0], reader.read_group(number)
-        classes = class_maps(reader, group, data)[0]
+        classes = read_vectors(reader, group, data).maps[0]
         symbols = l2codec.decode(
             names[stream.coder],
             data.streams[0],

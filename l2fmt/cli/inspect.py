@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _KINDS = {"vectors": "rounded", "lossless": "lossless"}  # what the transform `bits` does
 _PARTS = {
-    "class_vectors": "class vectors",
+    "class_vectors": "class vectors, octave scales",
     "weights": "weights (quantized)",
     "vectors": "vectors (rounded)",
     "sections": "optional sections",

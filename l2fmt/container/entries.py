@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+from l2fmt import _registry
 from l2fmt._registry import RAW
 from l2fmt.dtypes import DType
 
 _STREAM_ALIGNMENT = 4
+OCTAVES = DType("octaves", _registry.SCALES["octaves"], 0, "offsets")
+"""The kind of scales that is no dtype: their offsets are beside the class vectors (spec/transforms.md 7)."""
+SCALE_TABLE = 2
+"""The table of the class set that codes offsets of scales, where there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Layout:
 class Group:
     """Tensors whose elements are coded together; `offset` is where the group's bytes begin in the file.
 
-    `scales` are the dtypes of row and column scales, None where there are none. All else is as in spec 5.
+    `scales` are the dtypes of row and column scales or `OCTAVES`, None where there are none. All else is as in spec 5.
     """
 
     transform: int
@@ -144,11 +149,16 @@ class Group:
         return rows, columns
 
     @property
-    def class_offsets(self) -> int:
-        """Number of offsets in all class vectors of the group."""
+    def vectors(self) -> list[tuple[int, int]]:
+        """What the class bytes hold (spec 6): the table and the number of offsets of each vector, in order."""
         layout = self.layout
         sizes = (layout.rows, layout.columns, layout.positions)
-        return sum(size for stream in self.streams for bit, size in enumerate(sizes) if stream.class_mask >> bit & 1)
+        masks = (stream.class_mask for stream in self.streams)
+        classes = [(min(bit, 1), size) for mask in masks for bit, size in enumerate(sizes) if mask >> bit & 1]
+        if OCTAVES not in self.scales:
+            return classes
+        counts = zip(self.scales, self.scale_counts, strict=True)
+        return classes + [(SCALE_TABLE, count) for kind, count in counts if kind == OCTAVES]
 
     @cached_property
     def length(self) -> int:

@@ -1,13 +1,13 @@
 """The index of a file: parsed with every check, written in its one canonical form (spec/container.md 3 to 8)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from l2fmt._registry import RAW
 from l2fmt.container import rules
 from l2fmt.container._msgpack import Unpacker, pack
-from l2fmt.container.entries import Group, Section, Stream, TableSetEntry, TensorEntry
+from l2fmt.container.entries import OCTAVES, Group, Section, Stream, TableSetEntry, TensorEntry
 from l2fmt.container.limits import Limits
 from l2fmt.container.rules import show
 from l2fmt.dtypes import DType, dtype_by_id
@@ -141,7 +141,8 @@ class _Parser:
             rules.check_group(group, table_sets)
             self._limits.check("max_tensor_bytes", group.nbytes, f"decoded bytes of {group.label}")
             # A stream of one-bit fields may have a vector as long as the tensor, whose offsets take no bits either.
-            self._limits.check("max_tensor_bytes", group.class_offsets, f"class offsets of {group.label}")
+            offsets = sum(size for _, size in group.vectors)
+            self._limits.check("max_tensor_bytes", offsets, f"class offsets of {group.label}")
             streams = self._count(streams + len(group.streams), "streams")
             self._offset += group.length
             groups.append(group)
@@ -177,6 +178,10 @@ def _dtype(value: object, what: str) -> DType:
     return dtype_by_id(rules.check_integer(value, 0, rules.MAX_SIZE, what))
 
 
+def _scale_kind(value: object, what: str) -> DType:
+    return OCTAVES if type(value) is int and value == OCTAVES.id else _dtype(value, what)
+
+
 def _tensor(value: object, n_groups: int) -> TensorEntry:
     name, dtype, shape, group = _fields(value, 4, "a tensor")
     where = f"tensor {show(name)}"
@@ -197,7 +202,7 @@ def _group(value: object, number: int, tensors: tuple[TensorEntry, ...], offset:
     where = f"group {number}"
     transform, parameters, scales, streams, class_bytes, checksum = _fields(value, 6, where)
     rows, columns = (
-        None if scale is None else _dtype(scale, f"{where}: scale dtype")
+        None if scale is None else _scale_kind(scale, f"{where}: scale dtype")
         for scale in _fields(scales, 2, f"{where}: scales")
     )
     return Group(
@@ -235,7 +240,7 @@ def _check_aliases(aliases: Mapping[str, str], tensors: tuple[TensorEntry, ...])
 
 
 def _check_class_set(index: Index) -> None:
-    used = any(stream.class_mask for group in index.groups for stream in group.streams)
+    used = has_class_vectors(index.groups)
     if index.class_set is None:
         if used:
             raise CorruptFileError("the index has class vectors, but no class set to decode them")
@@ -243,5 +248,11 @@ def _check_class_set(index: Index) -> None:
     rules.check_integer(index.class_set, 0, len(index.table_sets) - 1, "class set")
     if not used:
         raise CorruptFileError("the index has a class set, but no class vectors; the class set must be nil")
-    if (found := index.table_sets[index.class_set].n_tables) != 2:
-        raise CorruptFileError(f"the class set has {found} tables; it must have 2")
+    expected = 3 if any(OCTAVES in group.scales for group in index.groups) else 2
+    if (found := index.table_sets[index.class_set].n_tables) != expected:
+        raise CorruptFileError(f"the class set has {found} tables; it must have {expected}")
+
+
+def has_class_vectors(groups: Iterable[Group]) -> bool:
+    """Return whether there are class vectors or octave scales in any group, which take a class set."""
+    return any(OCTAVES in group.scales or any(stream.class_mask for stream in group.streams) for group in groups)

@@ -29,8 +29,8 @@ class GroupBytes:
     """The bytes of a group, checked against its checksum: one uint8 array a stream, then scales and class vectors."""
 
     streams: list[np.ndarray]
-    row_scales: bytes | None
-    column_scales: bytes | None
+    row_scales: bytes
+    column_scales: bytes
     class_bytes: bytes
 
 
@@ -117,8 +117,8 @@ class Reader:
         row_scales, column_scales = scales[:rows], scales[rows:]
         return GroupBytes(
             streams=streams,
-            row_scales=row_scales.tobytes() if group.scales[0] else None,
-            column_scales=column_scales.tobytes() if group.scales[1] else None,
+            row_scales=row_scales.tobytes(),
+            column_scales=column_scales.tobytes(),
             class_bytes=classes.tobytes(),
         )
 

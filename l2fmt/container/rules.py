@@ -15,14 +15,14 @@ import numpy as np
 
 from l2fmt import _registry
 from l2fmt._registry import BITS, CODEBOOK, CODERS, GEOMETRIC, JOINT, RANS, RAW, UNIFORM
-from l2fmt.container.entries import Group, Section, Stream, TableSetEntry, TensorEntry
+from l2fmt.container.entries import OCTAVES, Group, Section, Stream, TableSetEntry, TensorEntry
 from l2fmt.errors import CorruptFileError, UnsupportedError
 
 MAX_SIZE = (1 << 63) - 1
 _MAX_U32 = (1 << 32) - 1
 _MAX_DIMENSION = 1 << _registry.MAX_DIMENSION_BITS
 _QUANTIZED_DTYPES = ("F16", "BF16", "F32", "F64")
-_SCALE_DTYPES = ("F32", "F16", "BF16", "F8_E8M0")
+_SCALE_KINDS = ("F32", "F16", "BF16", "F8_E8M0", OCTAVES.name)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _repr = reprlib.Repr()
@@ -136,8 +136,8 @@ def _check_scales(group: Group, where: str) -> None:
     if group.scales == (None, None):
         return
     for scale in group.scales:
-        if scale is not None and scale.name not in _SCALE_DTYPES:
-            raise CorruptFileError(f"{where}: scales are {scale}; allowed are {', '.join(_SCALE_DTYPES)}")
+        if scale is not None and scale.name not in _SCALE_KINDS:
+            raise CorruptFileError(f"{where}: scales are {scale}; allowed are {', '.join(_SCALE_KINDS)}")
     if group.transform == BITS or len(group.tensors) != 1 or len(group.tensors[0].shape) < 2 or not group.size:
         raise CorruptFileError(
             f"{where}: scales are only for one quantized tensor of two or more dimensions that is not empty"
@@ -148,7 +148,7 @@ def _check_classes(group: Group, where: str) -> None:
     check_integer(group.class_bytes, 0, MAX_SIZE, f"{where}: class bytes")
     masks = [stream.class_mask for stream in group.streams]
     if not any(masks):
-        if group.class_bytes:
+        if group.class_bytes and OCTAVES not in group.scales:
             raise CorruptFileError(f"{where}: class bytes are {group.class_bytes}; no stream has class vectors")
     elif not group.size:
         # An empty tensor may have 2^48 rows: their offsets could cost no byte.

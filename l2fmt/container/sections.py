@@ -108,8 +108,8 @@ def copy(reader: Reader, target: Any, sections: Mapping[str, bytes], *, overwrit
                 group.parameters,
                 group.scales,
                 list(zip(group.streams, data.streams, strict=True)),
-                data.row_scales or b"",
-                data.column_scales or b"",
+                data.row_scales,
+                data.column_scales,
                 data.class_bytes,
             )
         for alias, name in index.aliases.items():

@@ -16,7 +16,7 @@ from l2fmt.container import rules
 from l2fmt.container.atomic import atomic_write, check_target
 from l2fmt.container.entries import Group, Section, Stream, TableSetEntry, TensorEntry
 from l2fmt.container.header import Header
-from l2fmt.container.index import Index
+from l2fmt.container.index import Index, has_class_vectors
 from l2fmt.container.limits import Limits
 from l2fmt.container.sources import translate_os_errors
 from l2fmt.dtypes import DType
@@ -181,12 +181,11 @@ class Writer:
             if self._groups[tensor.group].tensors[position] is not tensor:
                 raise InputError(f"the order moves {tensor.name!r} within its group")
             positions[tensor.group] = position + 1
-        used = any(stream.class_mask for group in self._groups for stream in group.streams)
         return Index(
             tensors=tensors,
             groups=tuple(self._groups),
             table_sets=tuple(self._table_sets),
-            class_set=self._class_set if used else None,
+            class_set=self._class_set if has_class_vectors(self._groups) else None,
             aliases=self._aliases,
             metadata=self._metadata,
             sections=tuple(self._sections),

@@ -1,11 +1,13 @@
-"""The class maps of a group, from its class vectors (spec/container.md 6)."""
+"""The class maps of a group and its octave scales, from its class bytes (spec/container.md 6)."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 import l2codec
 from l2codec import ClassMap, huffman
 from l2codec.blocks import symbol_dtype
-from l2fmt.container.entries import Group
+from l2fmt.container.entries import OCTAVES, Group
 from l2fmt.container.reader import GroupBytes, Reader
 from l2fmt.errors import CorruptFileError
 from l2fmt.pipeline.fitting import offset_classes
@@ -13,28 +15,38 @@ from l2fmt.pipeline.fitting import offset_classes
 _BLOCK_BITS = 30  # of the stream of class vectors
 
 
-def class_maps(reader: Reader, group: Group, data: GroupBytes) -> list[ClassMap | int]:
-    """Return the class map of each stream, decoded from the group's class vectors."""
-    layout = group.layout
-    sizes = (layout.rows, layout.columns, layout.positions)
-    present = [[bit for bit in range(3) if stream.class_mask >> bit & 1] for stream in group.streams]
-    lengths = [(min(bit, 1), sizes[bit]) for bits in present for bit in bits]
+@dataclass(frozen=True)
+class Vectors:
+    """What the class bytes of a group hold: the class map of each stream, and the offsets of row and column scales,
+    int8, where these are octave scales.
+    """
+
+    maps: list[ClassMap | int]
+    row_scale: np.ndarray | None
+    column_scale: np.ndarray | None
+
+
+def read_vectors(reader: Reader, group: Group, data: GroupBytes) -> Vectors:
+    """Decode the class bytes of a group; raises CodecError for a stream that is corrupt."""
+    layout, lengths = group.layout, group.vectors
     rest = _offsets(reader, group, data.class_bytes, lengths) if lengths else np.empty(0, np.int8)
     vectors: list[np.ndarray] = []
     for _, size in lengths:
         vectors.append(rest[:size])
         rest = rest[size:]
     maps: list[ClassMap | int] = []
-    for stream, bits in zip(group.streams, present, strict=True):
-        if not bits:
+    for stream in group.streams:
+        if not stream.class_mask:
             maps.append(stream.class_base)
             continue
-        named = {("row", "column", "position")[bit]: vectors.pop(0) for bit in bits}
+        present = [bit for bit in range(3) if stream.class_mask >> bit & 1]
+        named = {("row", "column", "position")[bit]: vectors.pop(0) for bit in present}
         ragged = None if layout.row_lengths is None else np.array(layout.row_lengths, np.int64)
         shape = (layout.rows, layout.columns, layout.positions)
         n_tables = len(reader.table_sets[stream.table_set])
         maps.append(ClassMap(shape, n_tables, stream.class_base, row_lengths=ragged, **named))
-    return maps
+    row, column = (vectors.pop(0) if kind == OCTAVES else None for kind in group.scales)
+    return Vectors(maps, row, column)
 
 
 def _offsets(reader: Reader, group: Group, data: bytes, lengths: list[tuple[int, int]]) -> np.ndarray:
@@ -48,7 +60,9 @@ def _offsets(reader: Reader, group: Group, data: bytes, lengths: list[tuple[int,
         classes = np.repeat(np.array(numbers, np.uint8), sizes)
         huffman.decode_block(np.frombuffer(data, np.uint8), tables, classes, 1, symbols)
     else:
-        symbols = l2codec.decode("huffman", data, count, tables, offset_classes(lengths), block_bits=_BLOCK_BITS)
+        symbols = l2codec.decode(
+            "huffman", data, count, tables, offset_classes(lengths, len(tables)), block_bits=_BLOCK_BITS
+        )
     if tables.origin <= 128 and tables.alphabet - tables.origin <= 128:  # no symbol is beyond one byte
         return (symbols.astype(np.uint8) - np.uint8(tables.origin)).view(np.int8)
     offsets = symbols.astype(np.int32) - tables.origin

@@ -12,8 +12,9 @@ from l2fmt import _registry
 from l2fmt.container.entries import Group
 from l2fmt.container.reader import GroupBytes, Reader
 from l2fmt.errors import CorruptFileError
-from l2fmt.pipeline.classes import class_maps
+from l2fmt.pipeline.classes import read_vectors
 from l2fmt.pipeline.dequantize import field_values, quantized_values
+from l2fmt.pipeline.scales import StoredScale, scale_values
 
 S = TypeVar("S", bound=Stream)
 
@@ -58,13 +59,11 @@ def open_group(reader: Reader, number: int, outs: Sequence[np.ndarray]) -> tuple
     data = reader.read_group(number)
     whole = outs[0] if len(outs) == 1 else np.empty(group.symbols, group.dtype.word)
     try:
-        streams = coded_streams(reader, group, data, Stream)
-        values = coded_values(reader, group, data, whole)
+        streams = coded_parts(reader, group, data, Stream, whole)
     except CodecError as error:
         raise CorruptFileError(f"{group.label}: {error}") from error
-    size = max(stream.part_size for stream in streams)  # each a power of two: steps are whole parts of all streams
-    pairs = list(zip(streams, values, strict=True))
-    steps = [partial(_decode_part, group, pairs, first, first + size) for first in range(0, group.symbols, size)]
+    size = max(stream.part_size for stream, _ in streams)  # each a power of two: steps are whole parts of all streams
+    steps = [partial(_decode_part, group, streams, first, first + size) for first in range(0, group.symbols, size)]
     return steps, partial(_distribute, whole, outs)
 
 
@@ -74,28 +73,31 @@ def check_limits(reader: Reader, group: Group) -> None:
     reader.limits.check("max_decoded_bytes", group.nbytes, f"decoded bytes of {group.label}")
 
 
-def coded_streams(reader: Reader, group: Group, data: GroupBytes, kind: type[S]) -> list[S]:
-    """Return the streams of a group; raises CodecError for one that is corrupt."""
+def coded_parts(
+    reader: Reader, group: Group, data: GroupBytes, kind: type[S], words: np.ndarray
+) -> list[tuple[S, Values]]:
+    """Return the streams of a group, each with what its symbols stand for in `words`; raises CodecError for one that is
+    corrupt.
+    """
+    vectors = read_vectors(reader, group, data)
     table_sets = reader.table_sets  # all must be valid, whether or not this group refers to them (container.md 4)
-    result = []
-    for stream, part, classes in zip(group.streams, data.streams, class_maps(reader, group, data), strict=True):
+    streams = []
+    for stream, part, classes in zip(group.streams, data.streams, vectors.maps, strict=True):
         if stream.coder == _RAW:
-            result.append(kind("raw", part, group.symbols, width=stream.width))
+            streams.append(kind("raw", part, group.symbols, width=stream.width))
             continue
         layout = {"lanes": 1 << stream.lane_bits, "block_bits": stream.block_bits}
         tables = table_sets[stream.table_set]
-        result.append(kind(_CODER_NAMES[stream.coder], part, group.symbols, tables, classes, **layout))
-    return result
-
-
-def coded_values(reader: Reader, group: Group, data: GroupBytes, words: np.ndarray) -> list[Values]:
-    """Return what the symbols of each stream stand for."""
+        streams.append(kind(_CODER_NAMES[stream.coder], part, group.symbols, tables, classes, **layout))
     if group.transform == _BITS:
-        return field_values(group, words)
+        return list(zip(streams, field_values(group, words), strict=True))
     coded = group.streams[0]
-    tables = None if coded.coder == _RAW else reader.table_sets[coded.table_set]
+    tables = None if coded.coder == _RAW else table_sets[coded.table_set]
     alphabet = tables.alphabet if tables else 1 << coded.width
-    return [quantized_values(group, alphabet, tables, (data.row_scales, data.column_scales), words)]
+    rows = StoredScale(group.scales[0], data.row_scales, vectors.row_scale)
+    columns = StoredScale(group.scales[1], data.column_scales, vectors.column_scale)
+    scales = (scale_values(rows, group.label), scale_values(columns, group.label))
+    return [(streams[0], quantized_values(group, alphabet, tables, *scales, words))]
 
 
 def _decode_part(group: Group, streams: list[tuple[Stream, Values]], first: int, stop: int) -> None:

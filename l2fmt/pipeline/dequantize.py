@@ -4,9 +4,8 @@ import numpy as np
 
 from l2codec import TableSet, Values
 from l2fmt.container.entries import Group
-from l2fmt.dtypes import DType
 from l2fmt.errors import CorruptFileError
-from l2fmt.transforms import Codebook, from_float32, from_parameters, to_float32
+from l2fmt.transforms import Codebook, from_float32, from_parameters
 
 
 def field_values(group: Group, words: np.ndarray) -> list[Values]:
@@ -20,21 +19,23 @@ def field_values(group: Group, words: np.ndarray) -> list[Values]:
 
 
 def quantized_values(
-    group: Group, alphabet: int, tables: TableSet | None, scales: tuple[bytes | None, bytes | None], words: np.ndarray
+    group: Group,
+    alphabet: int,
+    tables: TableSet | None,
+    row_scale: np.ndarray | None,
+    column_scale: np.ndarray | None,
+    words: np.ndarray,
 ) -> Values:
     """Return the values of the one stream of a quantized group; `tables` are None for coder `raw`.
 
-    Raises CorruptFileError for values and scales that the specification refuses.
+    Raises CorruptFileError for values that the specification refuses.
     """
     codebook = _codebook(group, alphabet, tables)
     valid = np.isfinite(codebook) if tables is None else None
-    if scales == (None, None):
+    if row_scale is None and column_scale is None:
         return Values(words, from_float32(codebook, group.dtype).view(words.dtype), valid=valid)
-    row, column = (
-        None if raw is None else _scale(raw, dtype, group) for raw, dtype in zip(scales, group.scales, strict=True)
-    )
     shape = (group.layout.rows, group.layout.columns, group.layout.positions)
-    return Values(words, codebook, row, column, shape, bfloat16=group.dtype.name == "BF16", valid=valid)
+    return Values(words, codebook, row_scale, column_scale, shape, bfloat16=group.dtype.name == "BF16", valid=valid)
 
 
 def _codebook(group: Group, alphabet: int, tables: TableSet | None) -> np.ndarray:
@@ -49,12 +50,4 @@ def _codebook(group: Group, alphabet: int, tables: TableSet | None) -> np.ndarra
             values = transform.values(np.arange(alphabet) - offset)
     if tables is not None and not np.isfinite(values[tables.used]).all():
         raise CorruptFileError(f"{group.label}: its codebook has a value that is not finite")
-    return values
-
-
-def _scale(raw: bytes, dtype: DType | None, group: Group) -> np.ndarray:
-    assert dtype is not None  # there are no bytes otherwise
-    values = to_float32(np.frombuffer(raw, dtype.numpy), dtype)
-    if not (np.isfinite(values) & (values > 0)).all():
-        raise CorruptFileError(f"{group.label}: a scale is not finite and positive")
     return values

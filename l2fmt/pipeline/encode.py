@@ -1,6 +1,6 @@
 """Encode a model: write its groups with fitted tables (spec/container.md 5, 6). Deterministic."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,14 +12,14 @@ from l2codec.cuda.device import Device
 from l2codec.cuda.encoding import encode as encode_on_device
 from l2codec.rans import count_points
 from l2fmt import _registry
-from l2fmt.container.entries import Stream, TableSetEntry
+from l2fmt.container.entries import SCALE_TABLE, Stream, TableSetEntry
 from l2fmt.container.sections import RESUME, ResumePoints, build_resume
 from l2fmt.container.writer import Writer
-from l2fmt.dtypes import DTYPES, DType
 from l2fmt.errors import InputError
-from l2fmt.pipeline.fitting import encode_class_vectors, fit_class_tables, fit_family
+from l2fmt.pipeline.fitting import class_vectors, encode_class_vectors, fit_class_tables, fit_family
 from l2fmt.pipeline.grouping import GroupPlan, SymbolSequence, plan_groups
 from l2fmt.pipeline.resume import check_interval
+from l2fmt.pipeline.scales import StoredScale, stored_scale
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
 
 
@@ -68,7 +68,7 @@ def write_model(
     for key, members in families.items():
         report(len(sets) / steps)
         sets.append(fit_family(key, members, encoding.coder, encoding.tables, encoding.threads))
-    class_tables = fit_class_tables(families)
+    class_tables = fit_class_tables([vector for group in groups for vector in _vectors(group, _scales(group))])
     weight_bytes = 0
     if class_tables is not None:
         writer.add_table_set(_entry(class_tables), for_classes=True)
@@ -117,34 +117,31 @@ def _write_group(
                     number, stream_number, encoding.resume_interval, *_resume_points(data, sequence, stream, encoding)
                 )
             )
-    first = group.tensors[0]
-    (row_dtype, row_bytes), (column_dtype, column_bytes) = (
-        encoded_scale(getattr(first, name, None)) for name in ("row_scale", "column_scale")
-    )
-    classes = encode_class_vectors(group.sequences, class_tables)
+    row, column = scales = _scales(group)
+    classes = encode_class_vectors(_vectors(group, scales), class_tables)
     writer.add_group(
         [(t.name, t.dtype, t.shape) for t in group.tensors],
         group.transform,
         group.parameters,
-        (row_dtype, column_dtype),
+        (row.kind, column.kind),
         streams,
-        row_bytes,
-        column_bytes,
+        row.data,
+        column.data,
         classes,
     )
-    return sum(map(len, [*(data for _, data in streams), row_bytes, column_bytes, classes])), resume
+    return sum(map(len, [*(data for _, data in streams), row.data, column.data, classes])), resume
 
 
-def encoded_scale(scale: np.ndarray | None) -> tuple[DType | None, bytes]:
-    """Return the dtype and the bytes of a scale, float32[n]: the shortest that keeps it (spec/transforms.md 7)."""
-    if scale is None:
-        return None, b""
-    words = np.ascontiguousarray(scale, "<f4").view("<u4")
-    if not (words & 0x7FFFFF).any():  # powers of two; none is subnormal
-        return DTYPES["F8_E8M0"], (words >> 23).astype("u1").tobytes()
-    if not (words & 0xFFFF).any():
-        return DTYPES["BF16"], (words >> 16).astype("<u2").tobytes()
-    return DTYPES["F32"], words.tobytes()
+def _scales(group: GroupPlan) -> tuple[StoredScale, StoredScale]:
+    """Return the row scales and the column scales of a group."""
+    first = group.tensors[0]
+    return stored_scale(getattr(first, "row_scale", None)), stored_scale(getattr(first, "column_scale", None))
+
+
+def _vectors(group: GroupPlan, scales: Sequence[StoredScale]) -> list[tuple[int, np.ndarray]]:
+    """Return what the class bytes of a group hold, each vector with its table."""
+    classes = [v for s in group.sequences if s.classes is not None for v in class_vectors(s.classes)]
+    return classes + [(SCALE_TABLE, scale.offsets) for scale in scales if scale.offsets is not None]
 
 
 def _encode(symbols: np.ndarray, sequence: SymbolSequence, encoding: Encoding) -> tuple[Stream, bytes]:

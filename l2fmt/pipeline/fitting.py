@@ -7,9 +7,10 @@ import numpy as np
 import l2codec
 from l2codec import ClassMap, FrequencyTable, TableSet
 from l2fmt.errors import InputError
-from l2fmt.pipeline.grouping import Families, SymbolSequence
+from l2fmt.pipeline.grouping import SymbolSequence
 
 _SAMPLE = 1 << 23  # symbols of plain tensors that tables are fitted to
+_CLASS_PROBABILITY_BITS = (8, 12)  # of the prefix codes of class vectors: whichever takes less in all
 _ID_BITS = 2.5  # what an offset of a class vector costs, about
 
 
@@ -121,32 +122,42 @@ def class_vectors(classes: ClassMap) -> list[tuple[int, np.ndarray]]:
     return [(table, vector) for table, vector in found if vector is not None]
 
 
-def fit_class_tables(families: Families) -> TableSet | None:
-    """Return the prefix codes of all class vectors of the file."""
-    vectors = [
-        v for members in families.values() for s in members if s.classes is not None for v in class_vectors(s.classes)
-    ]
+def fit_class_tables(vectors: Sequence[tuple[int, np.ndarray]]) -> TableSet | None:
+    """Return the prefix codes of all class vectors of the file and of its octave scales, each with its table."""
     if not vectors:
         return None
+    n_tables = 1 + max(1, *(table for table, _ in vectors))
     low = min(int(v.min()) for _, v in vectors)
     high = max(int(v.max()) for _, v in vectors)
     low, high = min(low, 0), max(high, 0)
-    histograms = np.zeros((2, high - low + 1), np.int64)
+    histograms = np.zeros((n_tables, high - low + 1), np.int64)
     for table, vector in vectors:
         histograms[table] += np.bincount(vector.astype(np.int64) - low, minlength=high - low + 1)
     histograms[:, -low] += histograms.sum(1) == 0  # an unused table still has to be one
-    return TableSet([FrequencyTable.dyadic_from_histogram(h, 8) for h in histograms], -low)
+    tried = (
+        TableSet([FrequencyTable.dyadic_from_histogram(h, bits) for h in histograms], -low)
+        for bits in _CLASS_PROBABILITY_BITS
+        if (histograms > 0).sum(1).max() <= 1 << bits
+    )
+    return min(tried, key=lambda tables: len(tables.to_bytes()) + _coded_bits(histograms, tables) / 8)
 
 
-def encode_class_vectors(sequences: Sequence[SymbolSequence], tables: TableSet | None) -> bytes:
-    vectors = [v for s in sequences if s.classes is not None for v in class_vectors(s.classes)]
+def _coded_bits(histograms: np.ndarray, tables: TableSet) -> int:
+    """Return the bits of symbols that occur so often, int64[tables, alphabet], as dyadic tables code them."""
+    counts = np.array([table.counts for table in tables.tables], np.int64)
+    used = histograms > 0
+    return int((histograms[used] * (tables.probability_bits - np.log2(counts[used]))).sum())
+
+
+def encode_class_vectors(vectors: Sequence[tuple[int, np.ndarray]], tables: TableSet | None) -> bytes:
+    """Return the class bytes of a group of these vectors, each with its table."""
     if not vectors or tables is None:
         return b""
     symbols = np.concatenate([v.astype(np.int64) + tables.origin for _, v in vectors]).astype(np.uint8)
-    return l2codec.encode("huffman", symbols, tables, offset_classes(vectors), block_bits=30)
+    return l2codec.encode("huffman", symbols, tables, offset_classes(vectors, len(tables)), block_bits=30)
 
 
-def offset_classes(vectors: Sequence[tuple[int, np.ndarray | int]]) -> ClassMap:
+def offset_classes(vectors: Sequence[tuple[int, np.ndarray | int]], n_tables: int) -> ClassMap:
     """Return which table codes which offset, for vectors (or their lengths) in order."""
     lengths = np.array([v if isinstance(v, int) else v.size for _, v in vectors], np.int64)
-    return ClassMap((0, 0, 0), 2, 0, row=np.array([t for t, _ in vectors], np.int8), row_lengths=lengths)
+    return ClassMap((0, 0, 0), n_tables, 0, row=np.array([t for t, _ in vectors], np.int8), row_lengths=lengths)

@@ -14,7 +14,7 @@ from l2fmt.container import Reader, parse_resume
 from l2fmt.container.entries import Group
 from l2fmt.container.sections import RESUME
 from l2fmt.errors import CorruptFileError, L2Error, UnsupportedError
-from l2fmt.pipeline.decode import check_limits, coded_streams, coded_values, decode_group
+from l2fmt.pipeline.decode import check_limits, coded_parts, decode_group
 
 _BATCH_BYTES = 64 << 20  # of groups as they are stored; two batches are under way at a time
 
@@ -98,8 +98,7 @@ def _open(target: Target, points: dict[Reader, dict[tuple[int, int], Points]]) -
         data = reader.read_group(target.number)
         # Memory that is only touched if the CPU has to decode: till then it is but an address range.
         words = np.empty(group.symbols, group.dtype.word)
-        streams = coded_streams(reader, group, data, DeviceStream)
-        for place, (stream, values) in enumerate(zip(streams, coded_values(reader, group, data, words), strict=True)):
+        for place, (stream, values) in enumerate(coded_parts(reader, group, data, DeviceStream, words)):
             opened.streams.append((stream, values, points[reader].get((target.number, place))))
     except L2Error as error:
         opened.error = error

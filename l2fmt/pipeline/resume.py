@@ -8,7 +8,7 @@ from l2fmt._registry import MAX_LANE_BITS, RANS
 from l2fmt.container import Reader, ResumePoints, parse_resume
 from l2fmt.container.sections import RESUME, count_points
 from l2fmt.errors import CorruptFileError, InputError
-from l2fmt.pipeline.classes import class_maps
+from l2fmt.pipeline.classes import read_vectors
 
 _LEAST_INTERVAL, _MOST_LANES = 256, 1 << MAX_LANE_BITS
 
@@ -63,7 +63,7 @@ def _find_points(reader: Reader, number: int, place: int, interval: int) -> tupl
             data.streams[place],
             group.symbols,
             reader.table_sets[stream.table_set],
-            class_maps(reader, group, data)[place],
+            read_vectors(reader, group, data).maps[place],
             lanes=1 << stream.lane_bits,
             block_bits=stream.block_bits,
             interval=interval,

@@ -64,7 +64,8 @@ class Inspection:
 
     Attributes:
         path, files: what was opened; the names of all its files. tensors: one row for each tensor, in the order of
-        the model. aliases: other names of tensors (tied weights). parts: bytes by purpose, summing to `file_bytes`.
+        the model. aliases: other names of tensors (tied weights). parts: bytes by purpose, summing to `file_bytes`;
+        "class_vectors" has octave scales too, which are coded with them, "scales" all others.
         "index", "metadata" and "tables" share one deflated index; the last two
             count as what it would be shorter without them.
         original_bytes: bytes of the tensors as given to `pack`, if the file says so, else `decoded_bytes`.

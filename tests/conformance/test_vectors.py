@@ -17,14 +17,14 @@ import pytest
 
 import l2codec
 import l2fmt.numpy
-from l2codec import ClassMap, CodecError, processor
+from l2codec import CodecError, processor
 from l2fmt import _registry
 from l2fmt.container import Reader
 from l2fmt.container.entries import Group
 from l2fmt.container.opening import open_readers
 from l2fmt.errors import FormatError
 from l2fmt.pipeline import decode_tensor
-from l2fmt.pipeline.decode import class_maps
+from l2fmt.pipeline.classes import read_vectors
 from l2fmt.pipeline.fitting import offset_classes
 from l2fmt.report import verify
 
@@ -87,7 +87,8 @@ def compare_with_reference(path: Path) -> None:
         for number, group in enumerate(reader.index.groups):
             data = reader.read_group(number)
             check_class_vectors(reader, group, data.class_bytes)
-            for stream, part, classes in zip(group.streams, data.streams, class_maps(reader, group, data), strict=True):
+            maps = read_vectors(reader, group, data).maps
+            for stream, part, classes in zip(group.streams, data.streams, maps, strict=True):
                 arguments: dict[str, Any] = {"width": stream.width}
                 if stream.coder != l2codec.CODERS["raw"]:
                     arguments = {"tables": reader.table_sets[stream.table_set], "classes": classes}
@@ -104,14 +105,11 @@ def compare_with_reference(path: Path) -> None:
 
 def check_class_vectors(reader: Reader, group: Group, data: bytes) -> None:
     """Check that the offsets of class vectors are the same decoded by the reference."""
-    layout = group.layout
-    sizes = (layout.rows, layout.columns, layout.positions)
-    masks = [stream.class_mask for stream in group.streams]
-    lengths = [(min(bit, 1), sizes[bit]) for mask in masks for bit in range(3) if mask >> bit & 1]
-    if not lengths:
+    if not group.vectors:
         return
-    tables, classes = reader.class_tables, offset_classes(lengths)
-    assert tables is not None and isinstance(classes, ClassMap)
+    tables = reader.class_tables
+    assert tables is not None
+    classes = offset_classes(group.vectors, len(tables))
     fast, slow = (
         l2codec.decode("huffman", data, classes.size, tables, classes, block_bits=30, backend=backend)
         for backend in ("numba", "reference")
@@ -194,7 +192,7 @@ def test_every_kind_of_thing_has_a_vector():
     assert dtypes == set(_registry.DTYPES)
     assert coders == set(_registry.CODERS.values())
     assert transforms == set(_registry.TRANSFORMS.values())
-    assert scales == {"F32", "F16", "BF16", "F8_E8M0"}
+    assert scales == {"F32", "F16", "BF16", "F8_E8M0", *_registry.SCALES}
     assert masks == set(range(8)) and lanes == set(range(_registry.MAX_LANE_BITS + 1))
     assert blocks == within(_registry.BLOCK_BITS) and bits == within(_registry.PROBABILITY_BITS)
 

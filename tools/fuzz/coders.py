@@ -15,7 +15,7 @@ from l2codec import ClassMap, CodecError, TableSet, Values
 from l2fmt.container import Reader
 from l2fmt.container._msgpack import pack
 from l2fmt.errors import FormatError
-from l2fmt.pipeline.classes import class_maps
+from l2fmt.pipeline.classes import read_vectors
 from tools import reference_decoder
 from tools.fuzz.mutation import Mutate, mutate_bytes, mutate_packed, packed, unpacked
 from tools.fuzz.oracle import attempt, check
@@ -76,9 +76,8 @@ def _streams() -> list[tuple[str, list[Any]]]:
         with suppress(FormatError, CodecError), Reader(data) as reader:
             for number, group in enumerate(reader.index.groups):
                 parts = reader.read_group(number)
-                for stream, part, classes in zip(
-                    group.streams, parts.streams, class_maps(reader, group, parts), strict=True
-                ):
+                maps = read_vectors(reader, group, parts).maps
+                for stream, part, classes in zip(group.streams, parts.streams, maps, strict=True):
                     tables = None
                     if _CODERS[stream.coder] != "raw":
                         tables = reader.index.table_sets[stream.table_set].to_list()

@@ -2,8 +2,10 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -13,7 +15,7 @@ from l2fmt.container import Limits, Reader, parse_resume
 from l2fmt.container.header import HEADER_BYTES
 from l2fmt.container.index import Index
 from l2fmt.errors import FormatError
-from l2fmt.pipeline.classes import class_maps
+from l2fmt.pipeline.classes import read_vectors
 from tools import reference_decoder
 from tools.fuzz.files import index_of
 from tools.fuzz.oracle import are_shards_read_alike, attempt, check
@@ -81,15 +83,15 @@ def read_container(data: bytes) -> bool:
 
 
 def read_class_vectors(data: bytes) -> bool:
-    """Both decoders find the same class vectors."""
+    """Both decoders find the same class vectors and octave scales."""
 
-    def ours() -> list[list[dict[int, list[int]]]]:
+    def ours() -> list[Any]:
         with Reader(data) as reader:
             groups = enumerate(reader.index.groups)
-            maps = [class_maps(reader, group, reader.read_group(number)) for number, group in groups]
-        return [[_vectors(classes) for classes in of_group] for of_group in maps]
+            found = [read_vectors(reader, group, reader.read_group(number)) for number, group in groups]
+        return [([_vectors(classes) for classes in of.maps], _lists(of.row_scale, of.column_scale)) for of in found]
 
-    def theirs() -> list[list[dict[int, list[int]]]]:
+    def theirs() -> list[Any]:
         index_bytes, _ = reference_decoder.read_index_bytes(data)
         index = reference_decoder.read_index(index_bytes)
         tables = None if index.class_set is None else index.table_sets[index.class_set]
@@ -99,9 +101,12 @@ def read_class_vectors(data: bytes) -> bool:
             reference_decoder.read_class_vectors(group, part, tables)
             for group, part in zip(index.groups, parts, strict=True)
         ]
-        return [[{bit: list(vector) for bit, vector in of.items()} for of in of_group] for of_group in found]
+        return [
+            ([{bit: list(vector) for bit, vector in of.items()} for of in vectors], _lists(*scales))
+            for vectors, scales in found
+        ]
 
-    found = attempt(ours, (FormatError, CodecError))  # callers of `class_maps` name the tensor
+    found = attempt(ours, (FormatError, CodecError))  # callers of `read_vectors` name the tensor
     if isinstance(found, FormatError) and found.code == "limit":
         return False
     expected = attempt(theirs, (reference_decoder.Refused, FormatError))
@@ -118,6 +123,10 @@ def _vectors(classes: ClassMap | int) -> dict[int, list[int]]:
         return {}
     vectors = enumerate((classes.row, classes.column, classes.position))
     return {bit: vector.tolist() for bit, vector in vectors if vector is not None}
+
+
+def _lists(*vectors: Iterable[int] | None) -> list[list[int] | None]:
+    return [None if vector is None else list(vector) for vector in vectors]
 
 
 def read_shards(data: bytes) -> bool:

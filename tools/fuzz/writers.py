@@ -15,13 +15,14 @@ import numpy as np
 from l2fmt._registry import CODERS, TRANSFORMS
 from l2fmt.container import Reader, Stream, TableSetEntry, Writer
 from l2fmt.container._msgpack import pack
+from l2fmt.container.entries import OCTAVES
 from l2fmt.container.opening import open_readers
 from l2fmt.container.shards import INDEX_SUFFIX
 from l2fmt.dtypes import DTYPES, dtype_by_id
 from l2fmt.errors import LimitExceededError
 from l2fmt.pipeline import Encoding, PlainTensor, QuantizedTensor, decode_tensor, write_files
 from l2fmt.report import verify
-from l2fmt.transforms import Codebook, Geometric, Joint, Transform, Uniform
+from l2fmt.transforms import Codebook, Geometric, Joint, Transform, Uniform, octave_scales
 from tools.fuzz.mutation import unpacked
 from tools.fuzz.oracle import MEMORY, are_shards_read_alike, check, is_read_alike, typed
 
@@ -128,7 +129,11 @@ def _tensor(
         return PlainTensor(name, chosen, shape, lambda: array, kept)
     codes = np.rint(rng.laplace(size=shape) * (abs(spread) % 1000)).clip(-3000, 3000).astype(np.int16)
     scales = [
-        None if scale is None else (rng.uniform(0.5, 2, size) * _of(_FLOATS, scale)).astype(np.float32)
+        None
+        if scale is None
+        else octave_scales(rng.integers(-9, 9, size))
+        if scale % 3 == 2
+        else (rng.uniform(0.5, 2, size) * _of(_FLOATS, scale)).astype(np.float32)
         for scale, size in zip((row, column), (*shape, 0, 0), strict=False)
     ]
     quantizer = _transform(transform, _of(_FLOATS, first), _of(_FLOATS, second), codes)
@@ -170,7 +175,9 @@ def _written(tree: Any) -> bytes:
             members = [
                 (name, dtype_by_id(dtype), shape) for name, dtype, shape, group in tree["tensors"] if group == number
             ]
-            dtypes = [None if scale is None else dtype_by_id(scale) for scale in scales]
+            dtypes = [
+                None if scale is None else OCTAVES if scale == OCTAVES.id else dtype_by_id(scale) for scale in scales
+            ]
             sizes = [
                 0 if dtype is None else size * dtype.itemsize
                 for dtype, size in zip(dtypes, (*members[0][2], 0, 0), strict=False)

@@ -13,6 +13,7 @@ import numpy as np
 import l2codec
 from l2codec import ClassMap, FrequencyTable, TableSet
 from l2fmt.container import Header, Reader, Stream, TableSetEntry, Writer
+from l2fmt.container.entries import OCTAVES, SCALE_TABLE
 from l2fmt.dtypes import DTYPES
 
 CODERS = {"raw": 0, "rans": 1, "range": 2, "huffman": 3}
@@ -73,14 +74,17 @@ class Coded:
 class FileBuilder:
     """Collects groups of a file and what its tensors must decode to."""
 
-    def __init__(self, seed: int, metadata: dict[str, str] | None = None, class_tables: bool = False):
+    def __init__(
+        self, seed: int, metadata: dict[str, str] | None = None, class_tables: bool = False, octaves: bool = False
+    ):
         self.draws = Draws(seed)
         self.writer = Writer(None, metadata=metadata)
         self.sets: list[TableSet] = []
         self.expected: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
         self.class_set: TableSet | None = None
-        if class_tables:
+        if class_tables or octaves:
             counts = [[64] * 16, [8] * 8 + [512] + [64] * 7]  # offsets -8 to 7 of rows, and of columns and positions
+            counts += [[32] * 8 + [256, 256] + [128, 64, 32, 16, 8, 8]] * octaves
             self.class_set = self.sets[self.tables(counts, 10, 8, for_classes=True)]
 
     def tables(self, counts: Sequence[Sequence[int]], bits: int, origin: int, *, for_classes: bool = False) -> int:
@@ -141,20 +145,27 @@ class FileBuilder:
         coded: Sequence[Coded],
         scales: tuple[str | None, str | None] = (None, None),
         scale_bytes: tuple[bytes, bytes] = (b"", b""),
+        octaves: tuple[list[int] | None, list[int] | None] = (None, None),
     ) -> None:
-        """Add a group with the class vectors of its streams."""
+        """Add a group with the class vectors of its streams and its octave scales, given by their offsets."""
         vectors = [vector for part in coded for vector in part.vectors]
+        vectors += [(SCALE_TABLE, offsets) for offsets in octaves if offsets is not None]
         data = b""
         if vectors and self.class_set is not None:
             lengths = np.array([len(v) for _, v in vectors], np.int64)
-            kinds = ClassMap((0, 0, 0), 2, 0, np.array([kind for kind, _ in vectors], np.int8), row_lengths=lengths)
+            numbers = np.array([number for number, _ in vectors], np.int8)
+            kinds = ClassMap((0, 0, 0), len(self.class_set), 0, numbers, row_lengths=lengths)
             symbols = np.array([offset + self.class_set.origin for _, v in vectors for offset in v], np.uint16)
             data = l2codec.encode("huffman", symbols, self.class_set, kinds, block_bits=30)
+        row, column = (
+            DTYPES[dtype] if dtype else OCTAVES if offsets is not None else None
+            for dtype, offsets in zip(scales, octaves, strict=True)
+        )
         self.writer.add_group(
             [(name, DTYPES[dtype], shape) for name, dtype, shape in tensors],
             transform,
             parameters,
-            (DTYPES[scales[0]] if scales[0] else None, DTYPES[scales[1]] if scales[1] else None),
+            (row, column),
             [(part.stream, part.data) for part in coded],
             *scale_bytes,
             data,

@@ -101,6 +101,22 @@ TRANSFORMS: dict[str, Entry] = {
             (("tensors", 0, 2), [0, 2]), (("groups", 0, 2), [18, None]), data=quantized(UNIFORM, [0, 1.0], [])
         ),
     ),
+    "octaves-without-tables": (
+        "a class set where there are octave scales",
+        CORRUPT,
+        lambda: edited((("class_set",), None), data=_octaves()),
+    ),
+    "octaves-two-tables": ("a table for octave scales", CORRUPT, lambda: edited((("class_set",), 1), data=_octaves())),
+    "octaves-none": (
+        "no table for octave scales where there are none",
+        CORRUPT,
+        lambda: changed_group(_octaves(row=[0, 1]), lambda data: data[:-1], scales=[None, None], class_bytes=1),
+    ),
+    "octaves-missing": (
+        "all octave scales are there",
+        CORRUPT,
+        lambda: changed_group(_octaves(), lambda data: data[:-1], class_bytes=0),
+    ),
     "scale-infinite": (
         "a scale is finite",
         CORRUPT,
@@ -195,6 +211,15 @@ def _field_of_alphabet() -> bytes:
     parts = [builder.coded("rans", number, (1, 4, 1)), builder.raw([1, 2, 3, 4], 5)]
     builder.group([("w", "U8", (4,))], BITS, [0, 3, 5], parts)
     return edited((("groups", 0, 1), [0, 2, 6]), data=builder.finish())
+
+
+def _octaves(row: list[int] | None = None) -> bytes:
+    """Return a valid file of one tensor with octave scales for its two rows, and a second set of two dyadic tables."""
+    builder = FileBuilder(83, octaves=True)
+    number = builder.tables([[128, 128], [64, 192]] if row else [[128, 128], [128, 128]], 8, 0)
+    coded = builder.coded("rans", number, (2, 2, 1), symbols=[0, 1, 1, 0], row=row)
+    builder.group([("w", "F32", (2, 2))], UNIFORM, [0, 1.0], [coded], octaves=([0, 1], None))
+    return builder.finish()
 
 
 def _empty() -> bytes:

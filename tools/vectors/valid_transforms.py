@@ -131,6 +131,53 @@ def scales() -> FileBuilder:
     return builder
 
 
+def octave_scales() -> FileBuilder:
+    """Octave scales, every one of them, with and without class vectors and scales of another kind beside them."""
+    builder = FileBuilder(36, octaves=True)
+    every = list(range(-128, 128))
+    builder.class_set = builder.sets[builder.tables([[4] * 256] * 3, 10, 128, for_classes=True)]
+    number = builder.tables([geometric_counts(ALPHABET, ORIGIN, 10, (k, 3)) for k in (1, 2)], 10, ORIGIN)
+    power, fourth = F32(2.0**-3), [F32(value) for value in (1.0, 0.125, 4.0, 2.0**-16, 1.5)]
+    cases: list[tuple[str, tuple[int, ...], dict, list[int] | None, list[int] | None, str | None]] = [
+        ("rows", (256, 2), {}, every, None, None),
+        ("columns", (2, 256, 2), {"row": [0, 1]}, None, every[::-1], None),
+        ("both", (3, 5), {"column": [0, 1, 0, 1, 1]}, [-128, 127, 0], [8, -8, 3, -3, 1], None),
+        ("rows-and-others", (3, 5), {}, [1, 2, 4], None, "F32"),
+        ("raw", (3, 5), {}, [0, -1, 1], [127, 7, 0, -7, -8], None),
+    ]
+    for i, (name, shape, classes, row, column, other) in enumerate(cases):
+        dtype = FLOATS[i % 4]
+        layout = (shape[0], shape[1], int(np.prod(shape[2:])))
+        if name == "raw":
+            coded = builder.raw(builder.draws.below(ALPHABET, 15), 5)
+        else:
+            coded = builder.coded("rans", number, layout, **classes)
+        stored = np.array(fourth, "<f4").tobytes() if other else b""
+        builder.group(
+            [(name, dtype, shape)],
+            UNIFORM,
+            [ORIGIN, float(power)],
+            [coded],
+            (None, other),
+            (b"", stored),
+            octaves=(row, column),
+        )
+        with np.errstate(all="ignore"):
+            values = (np.array(coded.symbols, np.int64) - ORIGIN).astype(np.float32).reshape(layout) * power
+            if row is not None:
+                values = values * _octaves(row).reshape(-1, 1, 1)
+            factors = np.array(fourth, np.float32) if other else _octaves(column) if column is not None else None
+            if factors is not None:
+                values = values * factors.reshape(1, -1, 1)
+        builder.values(name, dtype, shape, values.reshape(-1))
+    return builder
+
+
+def _octaves(offsets: list[int]) -> np.ndarray:
+    """Return powers of two to the eighths, rounded to float32 by way of float64: none is near a tie."""
+    return np.array([2.0 ** (offset / 8) for offset in offsets], np.float32)
+
+
 def _scale(builder: FileBuilder, kind: str, count: int) -> tuple[bytes, np.ndarray]:
     """Return stored scales and their values."""
     if kind == "F8_E8M0":
@@ -146,4 +193,11 @@ def _scale(builder: FileBuilder, kind: str, count: int) -> tuple[bytes, np.ndarr
     return singles.astype("<f4").tobytes(), singles
 
 
-BUILDERS = {"uniform": uniform, "joint": joint, "geometric": geometric, "codebook": codebook, "scales": scales}
+BUILDERS = {
+    "uniform": uniform,
+    "joint": joint,
+    "geometric": geometric,
+    "codebook": codebook,
+    "scales": scales,
+    "octave-scales": octave_scales,
+}
