@@ -7,19 +7,24 @@ has it for columns. Rows, whose errors meet the sensitivity of their output, are
 
 import numpy as np
 
-_MARGIN = 2.0  # what scales save, by the law of fine steps, over what they take: coarse steps save less
+from l2fmt.transforms import PER_OCTAVE, nearest_octaves, octave_scales
+
+_MARGIN = 8.0  # what scales save, by the law of fine steps, over what they take: coarse steps save far less
+_CODE_LOSS = 0.5  # bits an offset, of prefix codes that all tensors share, over the entropy of one tensor's own
 
 
 def paying_scales(importance: np.ndarray, weights_each: int, exponent: float = 1.0) -> np.ndarray | None:
     """Return scales float32[n] for rows or columns of `weights_each` weights that count so much, or None.
 
-    importance: float64[n], positive; `exponent` is how far scales follow it, 1 all the way. The scales are exact powers
-    of two, of one byte each, or floats of two bytes (spec/transforms.md 7), whichever saves more.
+    importance: float64[n], positive; `exponent` is how far scales follow it, 1 all the way. The scales are whole
+    octaves or parts of one (spec/transforms.md 7), whichever saves most beside what their offsets take.
     """
     ideal = importance ** (-0.5 * exponent)
     ideal /= np.exp(np.log(ideal).mean())
     best, most = None, 0.0
-    for scales, bits in ((_powers_of_two(ideal), 8), (_short_floats(ideal), 16)):
+    for per_octave in (1, 2, 4, PER_OCTAVE):
+        offsets = nearest_octaves(ideal, per_octave)
+        scales, bits = octave_scales(offsets), _entropy(offsets) + _CODE_LOSS
         saved = saving(importance, scales) * weights_each
         if saved > _MARGIN * bits and saved - bits > most:
             best, most = scales, saved - bits
@@ -32,11 +37,7 @@ def saving(importance: np.ndarray, scales: np.ndarray) -> float:
     return float(0.5 * np.log2(importance.mean() / (importance * wide**2).mean()) + np.log2(wide).mean())
 
 
-def _powers_of_two(values: np.ndarray) -> np.ndarray:
-    return np.exp2(np.clip(np.rint(np.log2(values)), -126, 127)).astype(np.float32)
-
-
-def _short_floats(values: np.ndarray) -> np.ndarray:
-    """Return the nearest values with sixteen zero bits at their end, which are those of BF16."""
-    words = np.asarray(values, np.float32).view(np.uint32)
-    return ((words + 0x8000) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+def _entropy(offsets: np.ndarray) -> float:
+    """Return the bits an offset, at best."""
+    counts = np.unique(offsets, return_counts=True)[1]
+    return float(np.log2(offsets.size) - (counts * np.log2(counts)).sum() / offsets.size)
