@@ -105,7 +105,7 @@ def ingredients(choice: Choice) -> list[Run]:
     What training adds are rows of `best`, which take much longer: python -m benchmarks.accuracy.sweep --methods best.
     """
     plain: dict[str, Any] = {"step_exponent": 0.0, "rate_weight": 0.0, "passes": 0, "scales": False, "blocks": False}
-    plain |= {"joint": False, "damping": 0.01, "across_rows": False, "in_order": False}
+    plain |= {"joint": False, "damping": 0.01, "across_rows": False, "in_order": False, "fold_statistics": False}
     added = {
         "steps by curvature": ["step_exponent"],
         "rate in rounding": ["rate_weight"],
@@ -115,6 +115,7 @@ def ingredients(choice: Choice) -> list[Run]:
         "gradients of samples": ["joint", "damping"],
         "feedback across rows": ["across_rows"],
         "layers in order": ["in_order"],
+        "statistics folded": ["fold_statistics"],
     }
     variants = {"plain": dict(plain)}
     for tag, settings in added.items():

@@ -18,10 +18,11 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   (second_order/in_order.py), and stay so if that brings the model's outputs nearer for samples that had no part in it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
+from l2fmt.optimize.learning.student import folded_statistics
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.optimize.second_order.curvature import curvatures_of
 from l2fmt.optimize.second_order.in_order import InOrder
@@ -45,6 +46,8 @@ class SecondOrder(Method):
     joint: whether curvature is measured on gradients of single samples; else by inputs alone, as in GPTQ. across_rows:
         whether later rows make up for errors too, with `joint`.
     in_order: whether layers are rounded once more, in order, for the inputs that they will meet, if that helps.
+    fold_statistics: whether the statistics of batch norms move into their scale and bias: running means become 0 and
+        variances 1, which cost next to nothing, and the function stays.
     batch_size, seed: of running the model.
     """
 
@@ -61,6 +64,7 @@ class SecondOrder(Method):
     joint: bool = True
     across_rows: bool = True
     in_order: bool = True
+    fold_statistics: bool = True
     seed: int = 0
     name: ClassVar[str] = "obs"
     needs_module: ClassVar[bool] = True
@@ -78,14 +82,19 @@ class SecondOrder(Method):
         rounding = Rounding(
             self.step_exponent, self.damping, self.row_damping, self.rate_weight, self.refits, self.passes, self.scales
         )
+        assert task.calibration is not None
+        whole, calibration, vectors = task, task.calibration, {}
+        if self.fold_statistics:
+            vectors = folded_statistics(calibration.module, calibration.vectors)
+            task = replace(task, measure=lambda codes, _=None: whole.measure(codes, vectors))
         model = Model(task.tensors, curvatures, rounding, task.progress)
         codes = codes_of_size(model, task)
-        if self.in_order and task.calibration is not None:
-            own, others = task.calibration.samples.split(_SHARE_IN_ORDER, self.seed)
+        if self.in_order:
+            own, others = calibration.samples.split(_SHARE_IN_ORDER, self.seed)
             ordered = codes_of_size(InOrder(model, codes, task, own, self.batch_size, self.seed), task)
             judges = others if others.count else own
             codes = nearest_codes([codes, ordered], task, judges, self.batch_size, self.blocks, self.heads, self.seed)
-        return Compressed(codes)
+        return Compressed(codes, vectors)
 
 
 METHOD = SecondOrder

@@ -150,3 +150,28 @@ def test_uneven_inputs_get_scales_which_training_keeps() -> None:
         assert scaled == (method != "plain") and 10 <= result.ratio <= 10.06
         errors[method] = error(model, result, others)
     assert errors["best"] < 1.1 * errors["obs"] < 0.5 * errors["plain"], errors
+
+
+def test_statistics_of_norms_leave_their_bytes_to_weights() -> None:
+    model = nn.Sequential(
+        *[nn.Conv2d(3, 250, 3), nn.BatchNorm2d(250), nn.ReLU(), nn.Conv2d(250, 24, 1), nn.BatchNorm2d(24), nn.ReLU()],
+        *[nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)],
+    ).train()
+    model(3 * PICTURES + 1)  # statistics that are neither 0 nor 1
+    for norm in (model[1], model[4]):
+        nn.init.uniform_(norm.weight, 0.5, 2)  # pyright: ignore[reportArgumentType]
+        nn.init.normal_(norm.bias)  # pyright: ignore[reportArgumentType]
+    model.eval()
+    results = {fold: packed(model, 7, "obs", fold_statistics=fold, in_order=False) for fold in (True, False)}
+    tensors = {fold: l2fmt.load(result.data) for fold, result in results.items()}
+    for layer in "14":
+        assert not tensors[True][f"{layer}.running_mean"].any() and tensors[True][f"{layer}.running_var"].eq(1).all()
+        assert tensors[False][f"{layer}.running_mean"].all()
+    parts = {fold: l2fmt.inspect(result.data).parts for fold, result in results.items()}
+    assert parts[True]["vectors"] < parts[False]["vectors"] - 100
+    assert parts[True]["weights"] > parts[False]["weights"] + 50
+    # With the model's own weights the function is the same, but for the rounding of vectors.
+    vectors = {name: tensor for name, tensor in tensors[True].items() if tensor.dim() < 2}
+    with torch.no_grad():
+        found, expected = torch.func.functional_call(model, vectors, (HELD_OUT,)), model(HELD_OUT)
+    assert float(distance([found], [expected])) < 1e-3
