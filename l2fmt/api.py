@@ -130,6 +130,7 @@ def pack(
             needs_data = chosen.data == "always"
             calibrated = calibrate(method, needs_data, source, model, plan, module, calibration, checkpoint)
             if calibrated.samples.count:
+                settings["vector_mantissa_bits"] = calibrated.mantissa_bits
                 settings["calibration"] = {"samples": calibrated.samples.count, "sha256": calibrated.samples.digest}
             plan.notes += calibrated.samples.notes
         texts = {**model.metadata(), **(metadata or {}), **_provenance(settings, model.nbytes)}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Measured (benchmarks/vector_precision.py): at 6 the accuracy of none of five networks falls, at 5 those of MobileNet
-# and YOLO do.
+# and YOLO do. Calibration data tell more: `l2fmt.optimize.learning.vector_precision`.
 VECTOR_MANTISSA_BITS = 6
 # Vectors that tolerate rounding: learned per-channel numbers and statistics. Others (position tables, frequencies) may
 # not, and are kept.
@@ -89,6 +89,11 @@ class Plan:
         """The tensors that are rounded, and that a method may change."""
         return frozenset(name for name, plain in self._plain.items() if plain.mantissa_bits is not None)
 
+    def round_vectors(self, mantissa_bits: int) -> None:
+        """Let vectors be rounded to so many bits of mantissa."""
+        for name in self.vectors:
+            self._plain[name] = replace(self._plain[name], mantissa_bits=mantissa_bits)
+
     def fingerprint(self) -> str:
         """Return what stands for all tensors, and for which of them are quantized, rounded or kept: SHA-256 in hex."""
         digest = hashlib.sha256(repr([(w.name, w.shape) for w in self.weights]).encode())
@@ -120,12 +125,16 @@ def calibrate(
     data: Any,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Calibration:
-    """Return the module with the weights of the source, and samples if any; raise InputError for what does not fit."""
+    """Return the module with the weights of the source, and samples if any; raise InputError for what does not fit.
+
+    Where there are samples, they say how far the plan may round vectors.
+    """
     from copy import deepcopy
 
     from torch import nn
 
     from l2fmt.inputs.calibration import CalibrationSet
+    from l2fmt.optimize.learning.vector_precision import vector_precision
 
     if module is None and not isinstance(source, nn.Module):
         raise InputError(f"method {method} runs the model: give the module, not only its weights (--model)")
@@ -160,9 +169,14 @@ def calibrate(
         fingerprint = plan.fingerprint()
         checkpoint = os.fspath(checkpoint)
     samples = CalibrationSet([]) if data is None else CalibrationSet.of(data)
-    return Calibration(
+    calibration = Calibration(
         running, samples, plan.vectors, VECTOR_MANTISSA_BITS, model.nbytes, plan.aliases, checkpoint, fingerprint
     )
+    if not samples.count:
+        return calibration
+    precision = vector_precision(calibration, VECTOR_MANTISSA_BITS)
+    plan.round_vectors(precision)
+    return replace(calibration, mantissa_bits=precision)
 
 
 def _obstacle(weights: np.ndarray) -> str | None:
