@@ -1,8 +1,8 @@
 """What rounding the vectors of a model to fewer mantissa bits costs, all else lossless.
 
-    python -m benchmarks.vector_precision [-o results/vector_precision.csv] [--models ...] [--bits 3 4 5 6 7]
+    python -m benchmarks.vector_precision [-o results/vector_precision.csv] [--models ...] [--bits 3 4 5 6 7 8 9]
 
-Shows why `pack` keeps the number of bits it keeps (`l2fmt.api.VECTOR_MANTISSA_BITS`).
+Shows why `pack` keeps the number of bits it keeps without data (`l2fmt.plan.VECTOR_MANTISSA_BITS`).
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import l2fmt
 from benchmarks.accuracy.models import MODELS
-from l2fmt import api
+from l2fmt import plan
 
 FIELDS = ("model", "bits", "metric", "value", "full_precision")
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "vector_precision.csv")
     parser.add_argument("--models", nargs="+", default=sorted(MODELS), choices=sorted(MODELS))
-    parser.add_argument("--bits", nargs="+", type=int, default=[3, 4, 5, 6, 7])
+    parser.add_argument("--bits", nargs="+", type=int, default=[3, 4, 5, 6, 7, 8, 9])
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with arguments.output.open("w", newline="") as file:
@@ -31,7 +31,7 @@ def main() -> None:
         for name in arguments.models:
             model = MODELS[name]
             for bits in arguments.bits:
-                api.VECTOR_MANTISSA_BITS = bits
+                plan.VECTOR_MANTISSA_BITS = bits
                 data = l2fmt.pack(model.checkpoint(), exclude=["*"]).data or b""
                 value = model.evaluate(l2fmt.load(data))[model.primary]
                 full = model.full_precision[model.primary]

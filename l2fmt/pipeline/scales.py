@@ -22,7 +22,7 @@ class StoredScale:
 
 
 def stored_scale(scale: np.ndarray | None) -> StoredScale:
-    """Return a scale, float32[n], finite and positive, in the shortest form that keeps it."""
+    """Return a scale, float32[n], finite and positive, as octaves if these keep it, else in the shortest dtype."""
     if scale is None:
         return StoredScale()
     if (offsets := exact_octaves(scale)) is not None:
