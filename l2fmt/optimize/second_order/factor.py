@@ -11,14 +11,22 @@ _DEAD = 1e-4  # of the mean: inputs that are hardly ever there, rows that hardly
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A damped curvature of n rows or columns, float64[groups, n, n], or float64[groups, n] if it is diagonal.
+    """A damped curvature of n rows or columns, in the order in which they are rounded.
 
+    matrix: float64[groups, n, n], or float64[groups, n] if it is diagonal.
     feedback: U, upper triangular with U^T U the inverse of the matrix, as error feedback needs it; `None` if that is
-    diagonal.
+        diagonal.
+    order: int64[groups, n], which row or column comes when; `None` if they come as they are.
+
+    The last has nobody to make up for it and should matter least, the first should be made up for best. The product of
+    all pivots is the determinant, whatever the order; errors of one step add up to the sum of them, which is least when
+    they are alike. Descending products of what one counts alone, H_ii, and with all others making up for it,
+    1 / (H^-1)_ii, come close to the order that a pivoted factorization finds at many times the price.
     """
 
     matrix: np.ndarray
     feedback: np.ndarray | None
+    order: np.ndarray | None = None
 
     @classmethod
     def of(cls, matrix: Tensor, damping: float, diagonal_damping: float) -> "Factor":
@@ -28,7 +36,26 @@ class Factor:
             return cls((matrix.clamp(min=_DEAD * float(mean)) + diagonal_damping * mean).cpu().numpy(), None)
         whole = _damped(matrix, damping)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(whole))
-        return cls(whole.cpu().numpy(), torch.linalg.cholesky(inverse, upper=True).cpu().numpy())
+        return cls._in_turn(whole, inverse, torch.arange(whole.shape[1], device=whole.device).expand(len(whole), -1))
+
+    @classmethod
+    def _in_turn(cls, matrix: Tensor, inverse: Tensor, order: Tensor) -> "Factor":
+        """Return the factor of a matrix, and its inverse, whose rows and columns are in an order, in a better one."""
+        counts = matrix.diagonal(dim1=1, dim2=2) / inverse.diagonal(dim1=1, dim2=2)
+        turns = counts.argsort(dim=1, descending=True, stable=True)
+        both = torch.arange(len(turns), device=turns.device)[:, None, None], turns[:, :, None], turns[:, None]
+        feedback = torch.linalg.cholesky(inverse[both], upper=True)
+        return cls(matrix[both].cpu().numpy(), feedback.cpu().numpy(), order.gather(1, turns).cpu().numpy())
+
+    def places(self, count: int) -> np.ndarray:
+        """Return which of `count` rows or columns comes when, int64[groups or 1, count]."""
+        return np.arange(count)[None] if self.order is None else self.order
+
+    def as_given(self, values: np.ndarray) -> np.ndarray:
+        """Return values [groups, n] that are in the order of rounding in that of the tensor."""
+        result = np.empty_like(values)
+        np.put_along_axis(result, self.places(values.shape[1]), values, 1)
+        return result
 
     @property
     def diagonal(self) -> np.ndarray:
@@ -41,11 +68,14 @@ class Factor:
         return self.matrix if self.feedback is None else self.feedback.diagonal(axis1=1, axis2=2) ** -2.0
 
     def scaled(self, scales: np.ndarray) -> "Factor":
-        """Return the factor of weights that are divided by scales, [groups or 1, n]."""
-        wide = np.asarray(scales, np.float64)
+        """Return the factor of weights that are divided by scales, [groups or 1, n] in the order of the tensor."""
+        wide = np.take_along_axis(np.asarray(scales, np.float64), self.places(scales.shape[1]), 1)
         if self.feedback is None:
             return Factor(self.matrix * wide**2, None)
-        return Factor(self.matrix * wide[:, :, None] * wide[:, None], self.feedback / wide[:, None])
+        assert self.order is not None
+        feedback = torch.from_numpy(self.feedback / wide[:, None])
+        matrix = torch.from_numpy(self.matrix * wide[:, :, None] * wide[:, None])
+        return self._in_turn(matrix, feedback.transpose(1, 2) @ feedback, torch.from_numpy(self.order))
 
 
 def _damped(matrix: Tensor, damping: float) -> Tensor:

@@ -1,7 +1,8 @@
 """Rounding a layer with its curvature: error feedback (OBS, GPTQ), then descent on single codes.
 
-An error of a weight is made up for by the weights after it in its row, and by the rows after it: where the curvature is
+An error of a weight is made up for by those that follow in its row, and by the rows that follow: where the curvature is
 a product of a factor of the rows and one of the columns, so is the feedback (as in YAQA, arXiv 2505.22988).
+Which follow is up to the factors: nothing of the order is in the file.
 """
 
 from dataclasses import dataclass, replace
@@ -54,8 +55,8 @@ class Rounder:
         columns = Factor.of(curvature.hessian, damping, damping)
         row_scale = column_scale = None
         if positions:
-            row_scale = paying_scales(rows.pivots.reshape(-1), shaped.shape[2], exponent)
-            means = np.exp(np.log(columns.pivots).reshape(groups, -1, positions).mean((0, 2)))
+            row_scale = paying_scales(rows.as_given(rows.pivots).reshape(-1), shaped.shape[2], exponent)
+            means = np.exp(np.log(columns.as_given(columns.pivots)).reshape(groups, -1, positions).mean((0, 2)))
             column_scale = paying_scales(means, weights.shape[0] * positions, exponent)
         if row_scale is not None:
             by_row = row_scale.reshape(groups, -1)
@@ -79,18 +80,31 @@ class Rounder:
         self, step: float, slope: float, costs: np.ndarray, classes: np.ndarray, limit: int, passes: int
     ) -> np.ndarray:
         """Return the codes, int32[rows of all groups, columns], of the least distance + slope * bits at a step."""
+        groups, count, columns = self.weights.shape
+        turns = (  # of all weights, in the order of rounding
+            np.arange(groups)[:, None, None],
+            self.rows.places(count)[:, :, None],
+            self.columns.places(columns)[:, None],
+        )
+        scaled = self.weights[turns] * np.float32(1 / step)
+        classes = classes.reshape(scaled.shape)[turns]
+        found = np.empty(scaled.shape, np.int32)
+        found[turns] = self._codes(scaled, slope / (step * step), costs, classes, limit, passes)
+        return found.reshape(-1, columns)
+
+    def _codes(
+        self, scaled: np.ndarray, worth: float, costs: np.ndarray, classes: np.ndarray, limit: int, passes: int
+    ) -> np.ndarray:
+        """Return the codes of weights in steps, all in the order of rounding; `worth` of a bit is in squared steps."""
         from l2fmt.optimize.second_order import _kernels
 
-        scaled = self.weights * np.float32(1 / step)
-        worth = slope / (step * step)  # of a bit, in squared steps
-        classes = classes.reshape(scaled.shape)
-        codes = np.empty(scaled.shape, np.int32)
         groups, count, columns = scaled.shape
+        codes = np.empty(scaled.shape, np.int32)
         if self.columns.feedback is None:
             slopes = (worth / self.rows.diagonal).astype(np.float32)
             hessian = self.columns.matrix.astype(np.float32)
             _kernels.round_alone(scaled, hessian, slopes, costs, classes, limit, codes)
-            return codes.reshape(-1, columns)
+            return codes
         slopes = (worth / self.rows.pivots).astype(np.float32)
         feedback = self.columns.feedback.astype(np.float32)
         by_row = self.rows.feedback
@@ -111,4 +125,4 @@ class Rounder:
             hessian = self.columns.matrix.astype(np.float32)
             products = (codes - scaled) @ hessian
             _kernels.descend(products, hessian, shares, slopes, costs, classes, limit, passes, codes)
-        return codes.reshape(-1, columns)
+        return codes

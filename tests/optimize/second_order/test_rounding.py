@@ -6,7 +6,9 @@ import torch
 
 from l2fmt.optimize.second_order import _kernels
 from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.factor import Factor
 from l2fmt.optimize.second_order.rounding import Rounder
+from tests.optimize.second_order.factors import natural
 
 LIMIT = 12
 NO_CLASSES = np.zeros(0, np.uint8)
@@ -40,12 +42,8 @@ def bits_of_laplace() -> np.ndarray:
 
 def objective(rounder: Rounder, codes: np.ndarray, step: float, slope: float, costs: np.ndarray) -> float:
     error = (codes.reshape(rounder.weights.shape) * step - rounder.weights).astype(np.float64)
-    rows = (
-        rounder.rows.matrix
-        if rounder.rows.feedback is not None
-        else rounder.rows.matrix[:, None] * np.eye(error.shape[1])
-    )
-    distance = np.einsum("gri,gij,gsj,gsr->", error, rounder.columns.matrix, error, rows, optimize=True)
+    rows, columns = natural(rounder.rows), natural(rounder.columns)
+    distance = np.einsum("gri,gij,gsj,gsr->", error, columns, error, rows, optimize=True)
     return float(distance) + slope * float(costs[0, codes + LIMIT].sum())
 
 
@@ -58,11 +56,16 @@ def test_feedback_is_sequential_elimination(columns: int, groups: int, across_ro
     weights, curvature = problem(rows, columns, groups, across_rows=across_rows)
     rounder, step = Rounder.of(weights, curvature, 0.05, 0.05), 0.4
     costs, classes = free(weights.size)
-    found = rounder.round(step, 0.0, costs, classes, LIMIT, 0).reshape(groups, -1)
-    by_row = rounder.rows.matrix if across_rows else rounder.rows.matrix[:, None] * np.eye(rows)
-    for group, codes in enumerate(found):
-        hessian = np.kron(by_row[group], rounder.columns.matrix[group])
-        left = weights.reshape(groups, -1)[group].astype(np.float64) / step
+    found = rounder.round(step, 0.0, costs, classes, LIMIT, 0).reshape(groups, rows, columns)
+    by_row, by_column = natural(rounder.rows), natural(rounder.columns)
+    for group, given in enumerate(found):
+        turns = np.ix_(
+            rounder.rows.places(rows)[0 if not across_rows else group], rounder.columns.places(columns)[group]
+        )
+        codes = given[turns].reshape(-1)
+        in_turn = np.ix_(*[turns[0].reshape(-1)] * 2), np.ix_(*[turns[1].reshape(-1)] * 2)
+        hessian = np.kron(by_row[group][in_turn[0]], by_column[group][in_turn[1]])
+        left = weights.reshape(found.shape)[group][turns].reshape(-1).astype(np.float64) / step
         for i in range(len(left)):
             target = left[i]
             if abs(abs(target - np.floor(target)) - 0.5) > 1e-3:  # where float32 and float64 must agree
@@ -83,6 +86,25 @@ def test_feedback_beats_plain_rounding_and_descent_beats_feedback(across_rows: b
     descended = rounder.round(step, 0.0, costs, classes, LIMIT, 5)
     errors = [objective(rounder, codes, step, 0.0, costs) for codes in (plain, fed, descended)]
     assert errors[1] < 0.5 * errors[0] and errors[2] < errors[1]
+
+
+@pytest.mark.parametrize("n", [7, 60])
+def test_the_order_evens_out_what_errors_meet(n: int) -> None:
+    """Any order has pivots of the same product; their sum, which errors of one step add up to, gets smaller."""
+    whole = correlated(np.random.default_rng(1), 2, n)
+    factor = Factor.of(whole, 0.01, 0.01)
+    damped = torch.from_numpy(natural(factor))
+    assert torch.allclose(damped - whole, 0.01 * whole.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(n))
+    assert factor.order is not None and np.array_equal(np.sort(factor.order), np.tile(np.arange(n), (2, 1)))
+    assert np.array_equal(factor.as_given(factor.order.astype(float)), np.tile(np.arange(n), (2, 1)))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    plain = (torch.linalg.cholesky(inverse, upper=True).diagonal(dim1=1, dim2=2) ** -2).numpy()
+    assert np.log(factor.pivots).sum(1) == pytest.approx(np.log(plain).sum(1))
+    assert (factor.pivots.sum(1) < 0.9 * plain.sum(1)).all()
+    scales = np.random.default_rng(2).uniform(0.5, 2, (2, n))
+    scaled = factor.scaled(scales)
+    assert natural(scaled) == pytest.approx(natural(factor) * scales[:, :, None] * scales[:, None])
+    assert np.linalg.inv(scaled.matrix) == pytest.approx(scaled.feedback.transpose(0, 2, 1) @ scaled.feedback)
 
 
 def test_what_rows_make_up_for_is_worth_it() -> None:

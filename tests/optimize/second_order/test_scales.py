@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.factor import Factor
 from l2fmt.optimize.second_order.rounding import Rounder
 from l2fmt.optimize.second_order.scales import paying_scales, saving
 from l2fmt.transforms import exact_octaves
+from tests.optimize.second_order.factors import natural
 
 UNEVEN = np.exp(np.random.default_rng(3).normal(0, 1.2, 60))
 
@@ -45,7 +47,7 @@ def uneven_problem(groups: int, rows: int, channels: int, positions: int) -> tup
     random = np.random.default_rng(0)
     columns = channels * positions
     inputs = random.normal(size=(groups, 400, columns)) @ random.normal(size=(groups, columns, columns))
-    inputs *= np.repeat(np.exp(random.normal(0, 0.8, channels)), positions)
+    inputs *= np.repeat(np.exp(random.normal(0, 1.0, channels)), positions)
     hessian = torch.from_numpy(inputs.transpose(0, 2, 1) @ inputs / 400)
     hessian += 0.05 * hessian.diagonal(dim1=1, dim2=2).diag_embed()  # what is added to all layers is next to nothing
     sensitivity = torch.from_numpy(np.exp(random.normal(0, 1.5, rows * groups)))
@@ -59,19 +61,20 @@ def test_rounding_with_scales_is_rounding_of_scaled_weights(groups: int, positio
     assert scaled.row_scale is not None and scaled.column_scale is not None
     assert scaled.row_scale.shape == (64,) and scaled.column_scale.shape == (48 // positions,)
     rows, columns = scaled.row_scale[:, None], np.repeat(scaled.column_scale, positions)
-    wide = torch.from_numpy(columns.astype(np.float64))
-    other = Rounder.of(
-        weights / rows / columns,
-        Curvature(curvature.hessian * wide * wide[:, None], curvature.sensitivity * torch.from_numpy(rows[:, 0]) ** 2),
-        0.0,
-        0.0,
+    assert scaled.weights.reshape(weights.shape) == pytest.approx(weights / rows / columns, rel=1e-5)
+    plain = Factor.of(curvature.hessian, 0.0, 0.0), Factor.of(curvature.sensitivity.reshape(groups, -1), 0.0, 0.0)
+    wide = columns.astype(np.float64)
+    assert natural(scaled.columns) == pytest.approx(natural(plain[0]) * wide * wide[:, None])
+    assert natural(scaled.rows) == pytest.approx(
+        natural(plain[1]) * rows.reshape(groups, -1, 1).astype(np.float64) ** 2
     )
-    assert other.row_scale is None and scaled.level == pytest.approx(other.level, rel=0.02)
-    costs, classes = np.abs(np.arange(-30, 31, dtype=np.float32))[None], np.zeros(weights.size, np.uint8)
-    step = 0.3
-    slope = 0.1 * scaled.level * step**2
-    found, expected = (r.round(step, slope, costs, classes, 30, 1) for r in (scaled, other))
-    assert (found != expected).mean() < 0.06  # the little that is added counts differently
+
+    step, classes = 0.3, np.zeros(weights.size, np.uint8)
+    codes = scaled.round(step, 0.0, np.zeros((1, 61), np.float32), classes, 30, 1)
+    errors = (codes * step - scaled.weights.reshape(weights.shape)).reshape(groups, -1, weights.shape[1])
+    by_scaled = np.einsum("gri,gij,grj,grr->", errors, natural(scaled.columns), errors, natural(scaled.rows))
+    errors = ((codes * step) * rows * columns - weights).astype(np.float32)
+    assert by_scaled == pytest.approx(curvature.distance(errors), rel=0.01), "but for the little that is added"
 
 
 def test_scales_lessen_the_distance_that_the_same_rate_leaves() -> None:
