@@ -104,6 +104,7 @@ def test_the_order_evens_out_what_errors_meet(n: int) -> None:
     scales = np.random.default_rng(2).uniform(0.5, 2, (2, n))
     scaled = factor.scaled(scales)
     assert natural(scaled) == pytest.approx(natural(factor) * scales[:, :, None] * scales[:, None])
+    assert scaled.feedback is not None
     assert np.linalg.inv(scaled.matrix) == pytest.approx(scaled.feedback.transpose(0, 2, 1) @ scaled.feedback)
 
 
