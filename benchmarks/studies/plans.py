@@ -106,6 +106,7 @@ def ingredients(choice: Choice) -> list[Run]:
     """
     plain: dict[str, Any] = {"step_exponent": 0.0, "rate_weight": 0.0, "passes": 0, "scales": False, "blocks": False}
     plain |= {"joint": False, "damping": 0.01, "across_rows": False, "in_order": False, "fold_statistics": False}
+    plain |= {"by_importance": False}
     added = {
         "steps by curvature": ["step_exponent"],
         "rate in rounding": ["rate_weight"],
@@ -116,6 +117,7 @@ def ingredients(choice: Choice) -> list[Run]:
         "feedback across rows": ["across_rows"],
         "layers in order": ["in_order"],
         "statistics folded": ["fold_statistics"],
+        "most important first": ["by_importance"],
     }
     variants = {"plain": dict(plain)}
     for tag, settings in added.items():

@@ -43,6 +43,7 @@ class SecondOrder(Method):
     damping, row_damping: added to the diagonals of each layer's curvature, of columns and of rows, of their means: a
         curvature is an estimate, and holds for small errors only. Rows that count each by itself have `damping` too.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
+    by_importance: whether columns and rows are rounded in the order that leaves least to the last; else as they come.
     passes: of descent. scales: whether rows and columns follow their own curvature too, where that pays.
     blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.
     joint: whether curvature is measured on gradients of single samples; else by inputs alone, as in GPTQ. across_rows:
@@ -57,6 +58,7 @@ class SecondOrder(Method):
     damping: float = 0.05
     row_damping: float = 0.5
     rate_weight: float = 0.3
+    by_importance: bool = True
     passes: int = 2
     scales: bool = True
     refits: int = 1
@@ -82,7 +84,14 @@ class SecondOrder(Method):
         if not self.across_rows:
             curvatures = {name: curvature.by_row() for name, curvature in curvatures.items()}
         rounding = Rounding(
-            self.step_exponent, self.damping, self.row_damping, self.rate_weight, self.refits, self.passes, self.scales
+            self.step_exponent,
+            self.damping,
+            self.row_damping,
+            self.rate_weight,
+            self.refits,
+            self.passes,
+            self.scales,
+            self.by_importance,
         )
         assert task.calibration is not None
         whole, calibration, vectors = task, task.calibration, {}

@@ -29,14 +29,20 @@ class Factor:
     order: np.ndarray | None = None
 
     @classmethod
-    def of(cls, matrix: Tensor, damping: float, diagonal_damping: float) -> "Factor":
-        """Return a factor with so many times the mean of its diagonal added to this."""
+    def of(cls, matrix: Tensor, damping: float, diagonal_damping: float, by_importance: bool = True) -> "Factor":
+        """Return a factor with so many times the mean of its diagonal added to this.
+
+        Without `by_importance` rows or columns are rounded as they come.
+        """
         if matrix.dim() == 2:
             mean = matrix.mean() if float(matrix.mean()) > 0 else torch.ones(()).to(matrix)
             return cls((matrix.clamp(min=_DEAD * float(mean)) + diagonal_damping * mean).cpu().numpy(), None)
         whole = _damped(matrix, damping)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(whole))
-        return cls._in_turn(whole, inverse, torch.arange(whole.shape[1], device=whole.device).expand(len(whole), -1))
+        given = torch.arange(whole.shape[1], device=whole.device).expand(len(whole), -1)
+        if not by_importance:
+            return cls(whole.cpu().numpy(), torch.linalg.cholesky(inverse, upper=True).cpu().numpy())
+        return cls._in_turn(whole, inverse, given)
 
     @classmethod
     def _in_turn(cls, matrix: Tensor, inverse: Tensor, order: Tensor) -> "Factor":
@@ -72,10 +78,13 @@ class Factor:
         wide = np.take_along_axis(np.asarray(scales, np.float64), self.places(scales.shape[1]), 1)
         if self.feedback is None:
             return Factor(self.matrix * wide**2, None)
-        assert self.order is not None
-        feedback = torch.from_numpy(self.feedback / wide[:, None])
-        matrix = torch.from_numpy(self.matrix * wide[:, :, None] * wide[:, None])
-        return self._in_turn(matrix, feedback.transpose(1, 2) @ feedback, torch.from_numpy(self.order))
+        matrix, feedback = self.matrix * wide[:, :, None] * wide[:, None], self.feedback / wide[:, None]
+        if self.order is None:
+            return Factor(matrix, feedback)
+        by_other = torch.from_numpy(feedback)
+        return self._in_turn(
+            torch.from_numpy(matrix), by_other.transpose(1, 2) @ by_other, torch.from_numpy(self.order)
+        )
 
 
 def _damped(matrix: Tensor, damping: float) -> Tensor:

@@ -33,6 +33,7 @@ class Rounding:
     refits: int
     passes: int
     scales: bool = False
+    by_importance: bool = True
 
 
 class Model:
@@ -65,6 +66,7 @@ class Model:
                     rounding.row_damping,
                     positions,
                     rounding.step_exponent,
+                    rounding.by_importance,
                 )
             )
         levels = np.array([r.level for r in self._rounders])

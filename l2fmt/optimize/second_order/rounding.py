@@ -40,19 +40,24 @@ class Rounder:
         row_damping: float,
         positions: int | None = None,
         exponent: float = 1.0,
+        by_importance: bool = True,
     ) -> "Rounder":
         """Prepare weights float32[rows of all groups, columns].
 
         `row_damping` is that of rows that make up for each other. With `positions`, how many neighbouring columns share
-        a scale, rows and columns get scales where they pay, as `paying_scales` says.
+        a scale, rows and columns get scales where they pay, as `paying_scales` says. `by_importance` is as in
+        `Factor.of`.
         """
         groups = curvature.hessian.shape[0]
         shaped = np.ascontiguousarray(weights.reshape(groups, -1, weights.shape[1]))
         sensitivity = curvature.sensitivity
         rows = Factor.of(
-            sensitivity if sensitivity.dim() == 3 else sensitivity.reshape(groups, -1), row_damping, damping
+            sensitivity if sensitivity.dim() == 3 else sensitivity.reshape(groups, -1),
+            row_damping,
+            damping,
+            by_importance,
         )
-        columns = Factor.of(curvature.hessian, damping, damping)
+        columns = Factor.of(curvature.hessian, damping, damping, by_importance)
         row_scale = column_scale = None
         if positions:
             row_scale = paying_scales(rows.as_given(rows.pivots).reshape(-1), shaped.shape[2], exponent)
