@@ -17,7 +17,7 @@ from l2fmt.optimize.second_order.layers import Layer, find_layers
 _MOST_INPUTS = 1 << 15  # of a layer and batch that are correlated by themselves: more change little
 _MOST_BYTES = 1 << 26  # of the inputs, as columns, that are multiplied together
 _MOST_ROWS = 4096  # that are correlated with each other
-_MOST_SAMPLES = 2000
+_MOST_SAMPLES = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ def measure_curvature(
     the rows of a weight. With `joint` these are the second moments of the gradients of single samples (as in Shampoo,
     Gupta et al. 2018, and YAQA, arXiv 2505.22988); otherwise those of inputs and, diagonal, of output gradients, each
     by themselves (K-FAC, Martens and Grosse 2015). Gradients are those of random projections of the outputs, whose
-    squares have the right mean. At most 2,000 samples are used: more say little else.
+    squares have the right mean. At most 4,000 samples are used: more say little else.
     """
     generator = torch.Generator().manual_seed(seed)
     used = min(samples.count, _MOST_SAMPLES)
