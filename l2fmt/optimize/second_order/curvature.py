@@ -75,24 +75,33 @@ class _Sums:
 
     def add_sample_gradients(self, given: Tensor, gradient: Tensor) -> None:
         """Add up G^T G and G G^T of all samples, from what went into the layer and the gradient of what came out."""
-        places, by_row = self.layer.places(given), self.layer.outputs_by_row(gradient)
-        by_row = by_row.reshape(self.layer.groups, -1, *by_row.shape[1:]).transpose(1, 2)
-        nbytes = 4 * places[:, :1].numel()
-        at_once = max(_MOST_BYTES // max(nbytes, 1), 1)
-        for x, g in zip(places.split(at_once, 1), by_row.split(at_once, 1), strict=True):
-            x = x.float().reshape(*x.shape[:2], g.shape[3], -1)  # [groups, samples, places, columns]
-            g = g.float()  # [groups, samples, rows, places]
-            wide = g.shape[2] > _MOST_ROWS
-            if g.shape[3] < g.shape[2]:  # with few places, by what these have in common: G = g x is larger
-                by_place = g @ (x @ x.transpose(2, 3))
-                rows = (by_place * g).sum((1, 3)) if wide else _paired(by_place, g)
-                columns = _paired(x.transpose(2, 3), ((g.transpose(2, 3) @ g) @ x).transpose(2, 3))
-            else:
-                products = g @ x
-                rows = products.square().sum((1, 3)) if wide else _paired(products, products)
-                columns = _paired(products.transpose(2, 3), products.transpose(2, 3))
-            self._add("rows", rows)
-            self._add("columns", columns)
+        layer = self.layer
+        by_row = layer.outputs_by_row(gradient)
+        by_row = by_row.reshape(layer.groups, -1, *by_row.shape[1:]).transpose(1, 2)  # [groups, samples, rows, places]
+        rows, places = by_row.shape[2:]
+        if layer.overlaps(given) and places >= rows:
+            at_once = max(_MOST_BYTES // (4 * layer.module.weight.numel()), 1)  # type: ignore[operator,union-attr]
+            for x, g in zip(given.split(at_once), gradient.split(at_once), strict=True):
+                self._add_products(layer.sample_gradients(x, g))
+            return
+        inputs = layer.places(given)
+        at_once = max(_MOST_BYTES // max(4 * inputs[:, :1].numel(), 1), 1)
+        for x, g in zip(inputs.split(at_once, 1), by_row.split(at_once, 1), strict=True):
+            x = x.float().reshape(*x.shape[:2], places, -1)  # [groups, samples, places, columns]
+            g = g.float()
+            if places >= rows:
+                self._add_products(g @ x)
+                continue
+            # With few places, by what these have in common: G = g x is larger.
+            by_place = g @ (x @ x.transpose(2, 3))
+            self._add("rows", (by_place * g).sum((1, 3)) if rows > _MOST_ROWS else _paired(by_place, g))
+            self._add("columns", _paired(x.transpose(2, 3), ((g.transpose(2, 3) @ g) @ x).transpose(2, 3)))
+
+    def _add_products(self, gradients: Tensor) -> None:
+        """Add up G G^T and G^T G of G, [groups, samples, rows, columns]."""
+        wide = gradients.shape[2] > _MOST_ROWS
+        self._add("rows", gradients.square().sum((1, 3)) if wide else _paired(gradients, gradients))
+        self._add("columns", _paired(gradients.transpose(2, 3), gradients.transpose(2, 3)))
 
     def add_inputs(self, given: Tensor, generator: torch.Generator) -> None:
         """Add up x x^T of all inputs."""

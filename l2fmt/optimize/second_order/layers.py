@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import grad
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WEIGHT_GRADIENTS = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_weight}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,31 @@ class Layer:
         """How many dimensions of `places`, after the groups, are samples and places."""
         return 1 + len(self.module.kernel_size) if isinstance(self.module, _CONVOLUTIONS) else 2  # type: ignore[arg-type]
 
+    def overlaps(self, given: Tensor) -> bool:
+        """Whether it is a convolution whose inputs overlap in what it is given, samples of their own."""
+        module = self.module
+        return isinstance(module, _CONVOLUTIONS) and max(module.kernel_size) > 1 and given.dim() == self._outer + 1
+
+    def sample_gradients(self, given: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient of a convolution's weight for each sample, float32[groups, samples, rows, columns].
+
+        `gradient` is that of the output for what the layer is given. Samples become groups of one convolution, so that
+        inputs that overlap, `places`, need not be copied.
+        """
+        module, count = self.module, given.shape[0]
+        assert isinstance(module, _CONVOLUTIONS)
+        x, y = _padded(given, module).float(), gradient.float()
+        weights = _WEIGHT_GRADIENTS[len(module.kernel_size)](
+            x.reshape(1, -1, *x.shape[2:]),
+            torch.Size((count * module.out_channels, *module.weight.shape[1:])),
+            y.reshape(1, -1, *y.shape[2:]),
+            module.stride,  # type: ignore[arg-type]
+            0,
+            module.dilation,  # type: ignore[arg-type]
+            count * module.groups,
+        )
+        return weights.reshape(count, module.groups, module.out_channels // module.groups, -1).transpose(0, 1)
+
     def outputs_by_row(self, output: Tensor) -> Tensor:
         """Return an output, or its gradient, as [rows of all groups, samples, places]."""
         channel = 1 if isinstance(self.module, _CONVOLUTIONS) else -1
@@ -88,14 +115,18 @@ def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, Layer]:
     return found
 
 
+def _padded(given: Tensor, module: nn.Module) -> Tensor:
+    """Return what a convolution is given, with its padding."""
+    padding = list(module._reversed_padding_repeated_twice)  # type: ignore[arg-type]
+    if not any(padding):
+        return given
+    return F.pad(given, padding, mode="constant" if module.padding_mode == "zeros" else str(module.padding_mode))
+
+
 def _patches(given: Tensor, module: nn.Module) -> Tensor:
     """Return a view [N, C, *out, *kernel] of what a convolution multiplies its kernels with."""
     dimensions = len(module.kernel_size)  # type: ignore[arg-type]
-    x = given if given.dim() == dimensions + 2 else given.unsqueeze(0)
-    padding = list(module._reversed_padding_repeated_twice)  # type: ignore[arg-type]
-    if any(padding):
-        mode = "constant" if module.padding_mode == "zeros" else str(module.padding_mode)
-        x = F.pad(x, padding, mode=mode)
+    x = _padded(given if given.dim() == dimensions + 2 else given.unsqueeze(0), module)
     sizes = zip(module.kernel_size, module.stride, module.dilation, strict=True)  # type: ignore[arg-type]
     for axis, (kernel, stride, dilation) in enumerate(sizes, start=2):
         x = x.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]

@@ -118,6 +118,10 @@ def by_definition(layer: Layer, data: Tensor, gradients: Tensor) -> tuple[Tensor
         (nn.Conv2d(3, 5, 3, padding=1), (7, 3, 6, 5)),  # more places than rows
         (nn.Conv2d(4, 12, 3, stride=2), (7, 4, 5, 5)),  # fewer
         (nn.Conv2d(4, 8, 3, groups=4), (7, 4, 6, 6)),
+        (nn.Conv2d(4, 4, 3, 2, groups=2, padding=1, padding_mode="reflect"), (7, 4, 8, 6)),  # places are left over
+        (nn.Conv2d(3, 5, 1), (7, 3, 4, 4)),
+        (nn.Conv1d(3, 4, 3, dilation=2, padding="same"), (7, 3, 9)),
+        (nn.Conv3d(2, 3, (1, 2, 3)), (7, 2, 4, 4, 4)),
         (nn.Linear(6, 9), (7, 6)),
         (nn.Linear(6, 4), (7, 5, 6)),
     ],
