@@ -11,6 +11,7 @@
 * **With data** the statistics of batch norms are corrected by how far the quantized weights move them.
 """
 
+import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +70,9 @@ class PowerNorm(Method):
 
             measured = curvatures_of(task, self.batch_size, seed=self.seed)
             curvatures = {name: curvature.diagonal() for name, curvature in measured.items()}
+        began = time.monotonic()
         model = Model(task.tensors, self.norm, self.rounding, self.per_channel, curvatures, task.progress)
+        phases = {"tuning": time.monotonic() - began}
         codes, vectors = self._codes(model, task), {}
         if task.calibration is not None and self.statistics:
             task.progress("measuring statistics", 0.0)
@@ -80,7 +83,7 @@ class PowerNorm(Method):
 
             # Their size differs from that of the old ones; the codes will change so little that they still hold.
             codes = self._codes(model, replace(task, measure=with_statistics))
-        return Compressed(codes, vectors)
+        return Compressed(codes, vectors, phases=phases)
 
     def _codes(self, model: Model, task: Task) -> list[QuantizedTensor]:
         """Return codes for a budget, or at the simulated ratio; within an error each tensor has the fewest bits."""
