@@ -39,10 +39,9 @@ class Factor:
             return cls((matrix.clamp(min=_DEAD * float(mean)) + diagonal_damping * mean).cpu().numpy(), None)
         whole = _damped(matrix, damping)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(whole))
-        given = torch.arange(whole.shape[1], device=whole.device).expand(len(whole), -1)
         if not by_importance:
             return cls(whole.cpu().numpy(), torch.linalg.cholesky(inverse, upper=True).cpu().numpy())
-        return cls._in_turn(whole, inverse, given)
+        return cls._in_turn(whole, inverse, torch.arange(whole.shape[1], device=whole.device).expand(len(whole), -1))
 
     @classmethod
     def _in_turn(cls, matrix: Tensor, inverse: Tensor, order: Tensor) -> "Factor":
