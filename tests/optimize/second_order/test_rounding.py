@@ -100,6 +100,8 @@ def test_the_order_evens_out_what_errors_meet(n: int) -> None:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     plain = (torch.linalg.cholesky(inverse, upper=True).diagonal(dim1=1, dim2=2) ** -2).numpy()
     assert np.log(factor.pivots).sum(1) == pytest.approx(np.log(plain).sum(1))
+    as_they_come = Factor.of(whole, 0.01, 0.01, by_importance=False)
+    assert as_they_come.order is None and as_they_come.pivots == pytest.approx(plain)
     assert (factor.pivots.sum(1) < 0.9 * plain.sum(1)).all()
     scales = np.random.default_rng(2).uniform(0.5, 2, (2, n))
     scaled = factor.scaled(scales)
