@@ -5,8 +5,8 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
 
 * **Rows count together too.** An error is made up for by later rows as by later columns; what both have in common is
   measured on the gradients of single samples, which know where in a picture or text the outputs are sensitive.
-* **What makes up best for others comes last**: columns and rows take turns by how much they count, alone and with all
-  others making up for them (second_order/factor.py).
+* **Most important first**: columns and rows take turns by how much they count, alone and with all others making up for
+  them (second_order/factor.py).
 * **One slope for all.** Curvatures include the squared gradients of the outputs, so that errors of all layers are in
   one unit, the relative squared distance of the model's outputs; one lambda, distance a bit, then fixes the step, the
   dead zone and the rounding of every layer: step^2 = 12 lambda / (h ln 2) for the curvature h that a

@@ -43,11 +43,13 @@ def test_what_is_saved_is_the_rate_at_one_distance() -> None:
     assert saving(UNEVEN, scales) == pytest.approx(bits, rel=1e-6)
 
 
-def uneven_problem(groups: int, rows: int, channels: int, positions: int) -> tuple[np.ndarray, Curvature]:
+def uneven_problem(
+    groups: int, rows: int, channels: int, positions: int, spread: float = 0.8
+) -> tuple[np.ndarray, Curvature]:
     random = np.random.default_rng(0)
     columns = channels * positions
     inputs = random.normal(size=(groups, 400, columns)) @ random.normal(size=(groups, columns, columns))
-    inputs *= np.repeat(np.exp(random.normal(0, 1.0, channels)), positions)
+    inputs *= np.repeat(np.exp(random.normal(0, spread, channels)), positions)
     hessian = torch.from_numpy(inputs.transpose(0, 2, 1) @ inputs / 400)
     hessian += 0.05 * hessian.diagonal(dim1=1, dim2=2).diag_embed()  # what is added to all layers is next to nothing
     sensitivity = torch.from_numpy(np.exp(random.normal(0, 1.5, rows * groups)))
@@ -57,6 +59,29 @@ def uneven_problem(groups: int, rows: int, channels: int, positions: int) -> tup
 @pytest.mark.parametrize(("groups", "positions"), [(1, 1), (1, 4), (2, 1)])
 def test_rounding_with_scales_is_rounding_of_scaled_weights(groups: int, positions: int) -> None:
     weights, curvature = uneven_problem(groups, 64 // groups, 48 // positions, positions)
+    scaled = Rounder.of(weights, curvature, 0.0, 0.0, positions, by_importance=False)
+    assert scaled.row_scale is not None and scaled.column_scale is not None
+    assert scaled.row_scale.shape == (64,) and scaled.column_scale.shape == (48 // positions,)
+    rows, columns = scaled.row_scale[:, None], np.repeat(scaled.column_scale, positions)
+    wide = torch.from_numpy(columns.astype(np.float64))
+    other = Rounder.of(
+        weights / rows / columns,
+        Curvature(curvature.hessian * wide * wide[:, None], curvature.sensitivity * torch.from_numpy(rows[:, 0]) ** 2),
+        0.0,
+        0.0,
+        by_importance=False,
+    )
+    assert other.row_scale is None and scaled.level == pytest.approx(other.level, rel=0.02)
+    costs, classes = np.abs(np.arange(-30, 31, dtype=np.float32))[None], np.zeros(weights.size, np.uint8)
+    step = 0.3
+    slope = 0.1 * scaled.level * step**2
+    found, expected = (r.round(step, slope, costs, classes, 30, 1) for r in (scaled, other))
+    assert (found != expected).mean() < 0.06  # the little that is added counts differently
+
+
+@pytest.mark.parametrize(("groups", "positions"), [(1, 1), (1, 4), (2, 1)])
+def test_factors_with_scales_are_those_of_scaled_weights(groups: int, positions: int) -> None:
+    weights, curvature = uneven_problem(groups, 64 // groups, 48 // positions, positions, 1.0)
     scaled = Rounder.of(weights, curvature, 0.0, 0.0, positions)
     assert scaled.row_scale is not None and scaled.column_scale is not None
     assert scaled.row_scale.shape == (64,) and scaled.column_scale.shape == (48 // positions,)
@@ -68,6 +93,9 @@ def test_rounding_with_scales_is_rounding_of_scaled_weights(groups: int, positio
     assert natural(scaled.rows) == pytest.approx(
         natural(plain[1]) * rows.reshape(groups, -1, 1).astype(np.float64) ** 2
     )
+
+    typical = np.exp(np.linalg.slogdet(natural(scaled.columns))[1].mean() / weights.shape[1])
+    assert scaled.level == pytest.approx(typical * scaled.rows.pivots.mean())
 
     step, classes = 0.3, np.zeros(weights.size, np.uint8)
     codes = scaled.round(step, 0.0, np.zeros((1, 61), np.float32), classes, 30, 1)
