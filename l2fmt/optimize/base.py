@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -30,6 +30,13 @@ class WeightTensor:
     dtype: DType
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
+
+    def with_rows_times(self, factor: np.ndarray | None) -> "WeightTensor":
+        """Return it with rows multiplied by a factor float32[rows], if there is one."""
+        if factor is None:
+            return self
+        by_row = factor.reshape(-1, *[1] * (len(self.shape) - 1))
+        return replace(self, load=lambda: np.asarray(self.load(), np.float32).reshape(self.shape) * by_row)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class Calibration:
 class Compressed:
     """What a method chose: codes, vectors that replace those of the model (float32), and what is worth reporting.
 
+    `row_factors`: what the codes' rows are of is the model's weights times these, float32[rows], by name; vectors make
+    up for it. `settled`: names of vectors that cost little as they are, and would cost more if they changed.
     `estimated_bytes`: the size of the file as the method's own rate says; `phases`: seconds by name.
     """
 
@@ -94,6 +103,8 @@ class Compressed:
     estimated_bytes: int | None = None
     phases: Mapping[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    row_factors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    settled: frozenset[str] = frozenset()
 
 
 class Measure(Protocol):

@@ -20,16 +20,17 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   (second_order/in_order.py), and stay so if that brings the model's outputs nearer for samples that had no part in it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
-from l2fmt.optimize.learning.student import folded_statistics
 from l2fmt.optimize.search import codes_of_size
-from l2fmt.optimize.second_order.curvature import curvatures_of
+from l2fmt.optimize.second_order.curvature import GRADIENTS, curvatures_of
 from l2fmt.optimize.second_order.in_order import InOrder
 from l2fmt.optimize.second_order.judging import nearest_codes
-from l2fmt.optimize.second_order.model import Model, Rounding
+from l2fmt.optimize.second_order.model import Model
+from l2fmt.optimize.second_order.norms import Rescaled, with_cheap_norms
+from l2fmt.optimize.second_order.rounding import Rounding
 
 _SHARE_IN_ORDER = 0.75  # of the samples; the others say whether rounding in order was of use
 
@@ -48,9 +49,11 @@ class SecondOrder(Method):
     blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.
     joint: whether curvature is measured on gradients of single samples; else by inputs alone, as in GPTQ. across_rows:
         whether later rows make up for errors too, with `joint`.
+    gradients: that curvature is measured on, in all: of a few samples several each, of many not all.
     in_order: whether layers are rounded once more, in order, for the inputs that they will meet, if that helps.
     fold_statistics: whether the statistics of batch norms move into their scale and bias: running means become 0 and
-        variances 1, which cost next to nothing, and the function stays.
+        variances 1, which cost next to nothing, and the function stays. octave_norms: whether these scales are rounded
+        to parts of an octave then, where the rows of a convolution before can take what is left.
     batch_size, seed: of running the model.
     """
 
@@ -67,8 +70,10 @@ class SecondOrder(Method):
     heads: bool = True
     joint: bool = True
     across_rows: bool = True
+    gradients: int = GRADIENTS
     in_order: bool = True
     fold_statistics: bool = True
+    octave_norms: bool = True
     seed: int = 0
     name: ClassVar[str] = "obs"
     needs_module: ClassVar[bool] = True
@@ -77,10 +82,15 @@ class SecondOrder(Method):
     instead: ClassVar[str] = "quantizes to a size: give a target ratio, or bits a weight"
 
     def __post_init__(self) -> None:
-        self._require_at_least_one("batch_size")
+        self._require_at_least_one("batch_size", "gradients")
 
     def _compress(self, task: Task) -> Compressed:
-        curvatures = curvatures_of(task, self.batch_size, self.blocks, self.heads, self.joint, self.seed)
+        rescaled = with_cheap_norms(task, self.octave_norms) if self.fold_statistics else Rescaled(task)
+        task, calibration = rescaled.task, rescaled.task.calibration
+        assert calibration is not None
+        curvatures = curvatures_of(
+            task, self.batch_size, self.blocks, self.heads, self.joint, self.seed, self.gradients
+        )
         if not self.across_rows:
             curvatures = {name: curvature.by_row() for name, curvature in curvatures.items()}
         rounding = Rounding(
@@ -93,11 +103,6 @@ class SecondOrder(Method):
             self.scales,
             self.by_importance,
         )
-        assert task.calibration is not None
-        whole, calibration, vectors = task, task.calibration, {}
-        if self.fold_statistics:
-            vectors = folded_statistics(calibration.module, calibration.vectors)
-            task = replace(task, measure=lambda codes, _=None: whole.measure(codes, vectors))
         model = Model(task.tensors, curvatures, rounding, task.progress)
         codes = codes_of_size(model, task)
         if self.in_order:
@@ -105,7 +110,7 @@ class SecondOrder(Method):
             ordered = codes_of_size(InOrder(model, codes, task, own, self.batch_size, self.seed), task)
             judges = others if others.count else own
             codes = nearest_codes([codes, ordered], task, judges, self.batch_size, self.blocks, self.heads, self.seed)
-        return Compressed(codes, vectors)
+        return Compressed(codes, rescaled.vectors, row_factors=rescaled.row_factors, settled=rescaled.norms)
 
 
 METHOD = SecondOrder

@@ -15,7 +15,8 @@ from l2fmt.errors import InputError
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.optimize.second_order.curvature import curvatures_of
-from l2fmt.optimize.second_order.model import Model, Rounding
+from l2fmt.optimize.second_order.model import Model
+from l2fmt.optimize.second_order.rounding import Rounding
 
 # lambda relative to F step^2 ln 2 / 6, which is the slope of fine steps.
 _RATE_WEIGHTS = (0.0, 0.3, 0.6, 1.0, 1.5)
@@ -52,7 +53,7 @@ class GreedyRateDistortion(Method):
     def _compress(self, task: Task) -> Compressed:
         measured = curvatures_of(task, self.batch_size, self.blocks, seed=self.seed)
         curvatures = {name: curvature.diagonal() for name, curvature in measured.items()}
-        rounding = Rounding(self.step_exponent, self.damping, self.damping, 0.0, self.refits, passes=0)
+        rounding = Rounding(self.step_exponent, self.damping, self.damping, refits=self.refits)
         model = Model(task.tensors, curvatures, rounding, task.progress)
         weights = _RATE_WEIGHTS if self.rate_weight is None else (self.rate_weight,)
         results = [codes_of_size(model.at_rate(weight), task) for weight in weights]

@@ -15,7 +15,8 @@ from l2fmt.optimize.base import decoded
 from l2fmt.optimize.code_lengths import code_costs, fit_tables
 from l2fmt.optimize.rdoq import GreedyRateDistortion
 from l2fmt.optimize.second_order.curvature import Curvature
-from l2fmt.optimize.second_order.model import Model, Rounding
+from l2fmt.optimize.second_order.model import Model
+from l2fmt.optimize.second_order.rounding import Rounding
 from l2fmt.pipeline import QuantizedTensor, write_files
 
 
@@ -53,7 +54,7 @@ def quantize(budget: dict[str, Any], **settings: Any) -> list[QuantizedTensor]:
 @pytest.mark.parametrize("rate_weight", [0.3, 1.0, 3.0])
 def test_never_above_plain_rounding(data: bool, rate_weight: float) -> None:
     curvatures = importances() if data else {}
-    model = Model(weights(), curvatures, Rounding(1.0, 0.0, 0.0, 0.0, 1, 0), silent)
+    model = Model(weights(), curvatures, Rounding(refits=1), silent)
     scale = model.first_scale(2.5)
     plain, found = model.codes(scale, silent), model.at_rate(rate_weight).codes(scale, silent)
     tables, classes = fit_tables([c.codes for c in plain], [c.shape for c in plain])
@@ -101,11 +102,11 @@ def test_without_data_one_step_for_all() -> None:
 
 
 def test_steps_follow_the_importance() -> None:
-    model = Model(weights(), importances(), Rounding(1.0, 0.0, 0.0, 0.0, 1, 0), silent)
+    model = Model(weights(), importances(), Rounding(refits=1), silent)
     other = Model(
         weights(),
         {name: Curvature(100 * c.hessian, c.sensitivity) if name == "conv" else c for name, c in importances().items()},
-        Rounding(1.0, 0.0, 0.0, 0.0, 1, 0),
+        Rounding(refits=1),
         silent,
     )
     before, after = ({c.name: c.transform.step for c in m.codes(0.01, silent)} for m in (model, other))  # type: ignore[attr-defined]

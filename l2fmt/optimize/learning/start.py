@@ -1,6 +1,6 @@
 """What training starts from: the module as it will run, the weights and grids of another method or of plain ranges."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +48,13 @@ class Start:
         round_statistics(self._module, adjustable, self._calibration.mantissa_bits)
         return {name: _array(tensor) for name, tensor in changed.items()}
 
+    def _set(self, vectors: Mapping[str, np.ndarray]) -> None:
+        """Give the module these vectors."""
+        own = dict(self._module.named_parameters(remove_duplicate=False)) | dict(self._module.named_buffers())
+        with torch.no_grad():
+            for name, vector in vectors.items():
+                own[name].copy_(torch.from_numpy(vector))
+
     def _vector(self, name: str) -> WeightTensor:
         parameter = dict(self._calibration.module.named_parameters(remove_duplicate=False))[name]
         dtype = dtype_by_torch_name(str(parameter.dtype).removeprefix("torch."))
@@ -85,23 +92,28 @@ class Start:
         coded: dict[str, QuantizedTensor] = {}
         if settings.start != "range":
 
-            def folded(codes: Sequence[QuantizedTensor], vectors: object = None) -> Size:
-                return task.measure(codes, self.fixed)
+            def folded(codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray] | None = None) -> Size:
+                return task.measure(codes, self.fixed | dict(vectors or {}))
 
             compared = {"blocks": settings.block_weight > 0, "heads": settings.heads, "seed": settings.seed}
             method = get_method(settings.start, compared if settings.start == "obs" else None)
-            start = method.quantize(replace(task, tensors=matrices, measure=folded))
-            self.codes = start.codes
-            coded = {code.name: code for code in start.codes}
+            found = method.quantize(replace(task, tensors=matrices, measure=folded))
+            self.codes = found.codes
+            coded = {code.name: code for code in found.codes}
+            matrices = [tensor.with_rows_times(found.row_factors.get(tensor.name)) for tensor in matrices]
+            self._set(found.vectors)
+            self.fixed |= found.vectors
+            self._vectors = [name for name in self._vectors if name not in found.settled]
         for tensor in matrices:
             begin(tensor, coded.get(tensor.name))
         if settings.reestimate_statistics:
             self._module = working_copy(calibration.module)
+            self._set(self.fixed)
             values = {name: q(weights[name])[0].detach() for name, q in quantizers.items()}
             device = next(self._module.parameters()).device
             batches = (batch.to(device) for batch in calibration.samples.in_order(settings.batch_size))
             changed = reestimate_statistics(self._module, values, batches, calibration.vectors)
-            self.fixed = {name: _array(tensor) for name, tensor in changed.items()} | self._fold()
+            self.fixed |= {name: _array(tensor) for name, tensor in changed.items()} | self._fold()
         for tensor in self.tensors:
             if len(tensor.shape) < 2:
                 begin(tensor, None)

@@ -65,42 +65,45 @@ def feed_back(weights, shifts, feedback, row_feedback, slopes, costs, classes, l
 
 
 @kernel
-def descend(products, hessian, row_shares, slopes, costs, classes, limit, passes, codes):
-    """Change single codes while that lowers the distance + slope * bits, going over all rows in order.
+def descend(products, gradients, hessian, row_shares, slopes, costs, classes, limit, first, last, codes):
+    """Change single codes of rows first ... last - 1, in order, while that lowers the distance + slope * bits.
 
     The distance is that of errors E = codes - weights: the trace of S E H E^T, H being `hessian` float32[groups,
     columns, columns], and the rows of S over its diagonal `row_shares` float32[groups, rows, rows], or [groups, 0, 0]
-    if S is diagonal. `products` float32[groups, rows, columns] is E H, kept up to date. Returns how many codes changed.
+    if S is diagonal. `products` float32[groups, rows, columns] is E H, kept up to date; `gradients` float32[groups,
+    last - first, columns] are those rows of S E H, over the diagonal of S, and are used up. Returns how many codes
+    changed.
     """
     changed = 0
-    rows, columns = codes.shape[1], codes.shape[2]
+    columns = codes.shape[2]
     correlated = row_shares.shape[1] > 0
-    gradient = np.empty(columns, np.float32)
+    moved = np.empty(columns, np.float32)
     for g in range(codes.shape[0]):
-        for _ in range(passes):
+        for r in range(first, last):
+            gradient = gradients[g, r - first]
             before = changed
-            for r in range(rows):
-                gradient[:] = products[g, r]
-                if correlated:
-                    for other in range(rows):
-                        if other != r:
-                            share = row_shares[g, r, other]
-                            for j in range(columns):
-                                gradient[j] += share * products[g, other, j]
-                for i in range(columns):
-                    diagonal = hessian[g, i, i]
-                    code = codes[g, r, i]
-                    target = code - gradient[i] / diagonal
-                    best = _cheapest(target, slopes[g, r] / diagonal, costs[classes[g, r, i]], limit)
-                    if best != code:
-                        move = np.float32(best - code)
-                        codes[g, r, i] = best
-                        changed += 1
-                        for j in range(columns):
-                            gradient[j] += move * hessian[g, i, j]
-                            products[g, r, j] += move * hessian[g, i, j]
+            moved[:] = 0
+            for i in range(columns):
+                diagonal = hessian[g, i, i]
+                code = codes[g, r, i]
+                target = code - gradient[i] / diagonal
+                best = _cheapest(target, slopes[g, r] / diagonal, costs[classes[g, r, i]], limit)
+                if best != code:
+                    move = np.float32(best - code)
+                    codes[g, r, i] = best
+                    changed += 1
+                    for j in range(columns):
+                        gradient[j] += move * hessian[g, i, j]
+                        moved[j] += move * hessian[g, i, j]
             if changed == before:
-                break
+                continue
+            for j in range(columns):
+                products[g, r, j] += moved[j]
+            if correlated:
+                for later in range(r + 1, last):
+                    share = row_shares[g, later, r]
+                    for j in range(columns):
+                        gradients[g, later - first, j] += share * moved[j]
     return changed
 
 

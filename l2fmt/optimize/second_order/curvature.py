@@ -14,10 +14,12 @@ from l2fmt.optimize.learning.distillation import Teacher, teacher_of, variance_s
 from l2fmt.optimize.learning.taps import float_tensors, record
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 
+GRADIENTS = 4000
+"""That curvature is measured on: their chance is what a thousand leave."""
 _MOST_INPUTS = 1 << 15  # of a layer and batch that are correlated by themselves: more change little
 _MOST_BYTES = 1 << 26  # of the inputs, as columns, that are multiplied together
 _MOST_ROWS = 4096  # that are correlated with each other
-_MOST_SAMPLES = 4000
+_MOST_OF_A_SAMPLE = 8  # gradients
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +67,15 @@ class _Sums:
     def _add(self, what: str, value: Tensor) -> None:
         self._given[what] = self._given[what] + value.double() if what in self._given else value.double()
 
-    def add_words(self, words: Tensor, gradient: Tensor) -> None:
-        """Count the rows that a table was asked for, and add up the squared gradients of each."""
+    def add_words(self, words: Tensor) -> None:
+        """Count the rows that a table was asked for."""
+        rows: int = self.layer.module.num_embeddings  # type: ignore[assignment]
+        self._add("counts", torch.bincount(words.reshape(-1), minlength=rows))
+
+    def add_gradient_of_words(self, words: Tensor, gradient: Tensor) -> None:
+        """Add up the squared gradients of each row that a table was asked for."""
         rows: int = self.layer.module.num_embeddings  # type: ignore[assignment]
         squares = gradient.double().square().reshape(-1, gradient.shape[-1])
-        self._add("counts", torch.bincount(words.reshape(-1), minlength=rows))
         self._add("by word", torch.zeros(rows).to(squares).index_add(0, words.reshape(-1), squares.mean(1)))
         self._add("by column", squares.sum(0))
 
@@ -142,7 +148,13 @@ def with_unseen(importance: Tensor, counts: Tensor) -> Tensor:
 
 
 def curvatures_of(
-    task: Task, batch_size: int, blocks: bool = True, heads: bool = True, joint: bool = True, seed: int = 0
+    task: Task,
+    batch_size: int,
+    blocks: bool = True,
+    heads: bool = True,
+    joint: bool = True,
+    seed: int = 0,
+    gradients: int = GRADIENTS,
 ) -> dict[str, Curvature]:
     """Return the curvature of each weight of a task that a layer with data has, as `measure_curvature` says.
 
@@ -154,7 +166,9 @@ def curvatures_of(
     teacher = teacher_of(calibration.module, blocks, heads)
     layers = find_layers(teacher.module, task.names)
     teacher.probe(next(calibration.samples.in_order(batch_size)))
-    return measure_curvature(teacher, list(layers.values()), calibration.samples, batch_size, joint, seed, report)
+    return measure_curvature(
+        teacher, list(layers.values()), calibration.samples, batch_size, joint, seed, gradients, report
+    )
 
 
 def measure_curvature(
@@ -164,6 +178,7 @@ def measure_curvature(
     batch_size: int,
     joint: bool = True,
     seed: int = 0,
+    gradients: int = GRADIENTS,
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Curvature]:
     """Return the curvature of each layer that the module uses, by the name of its weight.
@@ -173,60 +188,65 @@ def measure_curvature(
     the rows of a weight. With `joint` these are the second moments of the gradients of single samples (as in Shampoo,
     Gupta et al. 2018, and YAQA, arXiv 2505.22988); otherwise those of inputs and, diagonal, of output gradients, each
     by themselves (K-FAC, Martens and Grosse 2015). Gradients are those of random projections of the outputs, whose
-    squares have the right mean. At most 4,000 samples are used: more say little else.
+    squares have the right mean. So many `gradients` are measured: of a few samples several each, of many not all.
     """
     generator = torch.Generator().manual_seed(seed)
-    used = min(samples.count, _MOST_SAMPLES)
+    used = min(samples.count, gradients)
+    each = min(gradients // max(used, 1), _MOST_OF_A_SAMPLE) if joint else 1
     sums = {layer.name: _Sums(layer) for layer in layers}
     handles = [
         layer.module.register_forward_hook(_hook(sums[layer.name], joint, generator), always_call=False)
         for layer in layers
     ]
-    for layer in layers:
-        layer.module.weight.requires_grad_()  # type: ignore[union-attr]
     batches = seen = 0
     try:
-        for batch in samples.sample(batch_size, _MOST_SAMPLES, seed):
-            _backward(teacher, batch.to(teacher.device), batch.count / batch_size, generator)
+        for batch in samples.sample(batch_size, gradients, seed):
+            _backward(teacher, batch.to(teacher.device), batch.count / batch_size, each, generator)
             batches += 1
             seen += batch.count
             progress(min(seen / used, 1.0))
     finally:
         for handle in handles:
             handle.remove()
-        for layer in layers:
-            layer.module.weight.requires_grad_(False)  # type: ignore[union-attr]
     results = {name: s.result(batches) for name, s in sums.items()}
     return {name: found for name, found in results.items() if found is not None}
 
 
-def _hook(sums: _Sums, joint: bool, generator: torch.Generator) -> Callable[..., None]:
-    def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        if not given or output.dim() < 2 or not output.requires_grad:
-            return  # passed by keyword, or a single vector: without samples no statistics
+def _hook(sums: _Sums, joint: bool, generator: torch.Generator) -> Callable[..., Tensor | None]:
+    def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not given or output.dim() < 2:
+            return None  # passed by keyword, or a single vector: without samples no statistics
+        if not output.requires_grad:  # the first layers; gradients of weights would cost time and serve nothing
+            output = output.detach().requires_grad_().clone()
+        if not output.requires_grad:
+            return None  # the module allows none here
         x = given[0].detach()
         if sums.layer.is_table:
-            output.register_hook(lambda gradient: sums.add_words(x, gradient.detach()))
+            sums.add_words(x)
+            output.register_hook(lambda gradient: sums.add_gradient_of_words(x, gradient.detach()))
         elif joint:
             output.register_hook(lambda gradient: sums.add_sample_gradients(x, gradient.detach()))
         else:
             sums.add_inputs(x, generator)
             output.register_hook(lambda gradient: sums.add_gradient(gradient.detach()))
+        return output
 
     return hook
 
 
-def _backward(teacher: Teacher, batch: Batch, share: float, generator: torch.Generator) -> None:
-    """Send random projections of the outputs back through the module; `share` is what the batch counts."""
+def _backward(teacher: Teacher, batch: Batch, share: float, each: int, generator: torch.Generator) -> None:
+    """Send `each` random projections of the outputs back through the module, which count `share` together."""
     with torch.enable_grad(), record(teacher.module, teacher.tapped) as taps:
         final = list(float_tensors(teacher.module(*batch.args, **batch.kwargs)))
     final += [output for head in teacher.heads for output in taps[head]]
     shared = [taps[name] for name in teacher.blocks if taps.get(name)]
-    total = torch.zeros((), device=final[0].device)
+    weighted = []
     for outputs, part in [(final, share), *((outputs, share / len(shared)) for outputs in shared)]:
         for output in outputs:
             if output.requires_grad:
-                weight = (part / len(outputs) / output.numel() / variance_scale(output.detach())).sqrt()
-                random = torch.randn(output.shape, generator=generator).to(output.device)
-                total = total + weight * (output * random).sum()
-    total.backward()
+                scale = each * len(outputs) * output.numel() * variance_scale(output.detach())
+                weighted.append((output, (part / scale).sqrt()))
+    outputs = [output for output, _ in weighted]
+    for number in range(each):
+        random = [w * torch.randn(o.shape, generator=generator).to(o.device) for o, w in weighted]
+        torch.autograd.backward(outputs, random, retain_graph=number < each - 1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log, prod
 
 import numpy as np
@@ -13,27 +13,13 @@ from l2fmt.optimize.base import Progress, WeightTensor, decoded
 from l2fmt.optimize.code_lengths import code_costs, fit_tables
 from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.factor import Factor
-from l2fmt.optimize.second_order.rounding import Rounder
+from l2fmt.optimize.second_order.rounding import Rounder, Rounding
 from l2fmt.pipeline import QuantizedTensor
 from l2fmt.transforms import Uniform
 
 Tables = tuple[TableSet, list[ClassMap]]
 
 _MAX_CODE = 4000  # on each side of zero: beyond it a table of 14 probability bits gets too coarse
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """How layers are rounded; the settings of method `obs` say what each means."""
-
-    step_exponent: float
-    damping: float
-    row_damping: float
-    rate_weight: float
-    refits: int
-    passes: int
-    scales: bool = False
-    by_importance: bool = True
 
 
 class Model:
@@ -57,18 +43,8 @@ class Model:
             progress("preparing layers", number / len(tensors))
             rows = weights.reshape(weights.shape[0] if weights.ndim > 1 else 1, -1)
             self._curvatures.append(curvatures.get(tensor.name) or _without_data(rows))
-            positions = prod(weights.shape[2:]) if rounding.scales and weights.ndim > 1 else None
-            self._rounders.append(
-                Rounder.of(
-                    rows,
-                    self._curvatures[-1],
-                    rounding.damping,
-                    rounding.row_damping,
-                    positions,
-                    rounding.step_exponent,
-                    rounding.by_importance,
-                )
-            )
+            positions = prod(weights.shape[2:]) if weights.ndim > 1 else None
+            self._rounders.append(Rounder.of(rows, self._curvatures[-1], rounding, positions))
         levels = np.array([r.level for r in self._rounders])
         known = np.array([t.name in curvatures for t in tensors])
         typical = float(np.exp(np.log(levels[known]).mean())) if known.any() else 1.0

@@ -14,6 +14,31 @@ from l2fmt.optimize.second_order.factor import Factor
 from l2fmt.optimize.second_order.scales import paying_scales
 
 _BLOCK = 96  # columns quantized before the others hear of it: one matrix product instead of many updates
+_ROWS = 32  # whose codes change before the others hear of it
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How layers are rounded; the settings of method `obs` say what each means."""
+
+    step_exponent: float = 1.0
+    damping: float = 0.0
+    row_damping: float = 0.0
+    rate_weight: float = 0.0
+    refits: int = 0
+    passes: int = 0
+    scales: bool = False
+    by_importance: bool = True
+
+    def rows(self, curvature: Curvature) -> Factor:
+        """Return the factor of the rows of a layer."""
+        sensitivity, groups = curvature.sensitivity, curvature.hessian.shape[0]
+        whole = sensitivity if sensitivity.dim() == 3 else sensitivity.reshape(groups, -1)
+        return Factor.of(whole, self.row_damping, self.damping, self.by_importance)
+
+    def columns(self, curvature: Curvature) -> Factor:
+        """Return the factor of the columns of a layer."""
+        return Factor.of(curvature.hessian, self.damping, self.damping, self.by_importance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,33 +61,23 @@ class Rounder:
         cls,
         weights: np.ndarray,
         curvature: Curvature,
-        damping: float,
-        row_damping: float,
+        rounding: Rounding,
         positions: int | None = None,
-        exponent: float = 1.0,
-        by_importance: bool = True,
     ) -> "Rounder":
         """Prepare weights float32[rows of all groups, columns].
 
-        `row_damping` is that of rows that make up for each other. With `positions`, how many neighbouring columns share
-        a scale, rows and columns get scales where they pay, as `paying_scales` says. `by_importance` is as in
-        `Factor.of`.
+        With `positions`, how many neighbouring columns share a scale, rows and columns get scales if rounding has any,
+        and where they pay, as `paying_scales` says.
         """
         groups = curvature.hessian.shape[0]
         shaped = np.ascontiguousarray(weights.reshape(groups, -1, weights.shape[1]))
-        sensitivity = curvature.sensitivity
-        rows = Factor.of(
-            sensitivity if sensitivity.dim() == 3 else sensitivity.reshape(groups, -1),
-            row_damping,
-            damping,
-            by_importance,
-        )
-        columns = Factor.of(curvature.hessian, damping, damping, by_importance)
+        rows, columns = rounding.rows(curvature), rounding.columns(curvature)
         row_scale = column_scale = None
-        if positions:
-            row_scale = paying_scales(rows.as_given(rows.pivots).reshape(-1), shaped.shape[2], exponent)
+        if positions and rounding.scales:
+            by_row = rows.as_given(rows.pivots).reshape(-1)
+            row_scale = paying_scales(by_row, shaped.shape[2], rounding.step_exponent)
             means = np.exp(np.log(columns.as_given(columns.pivots)).reshape(groups, -1, positions).mean((0, 2)))
-            column_scale = paying_scales(means, weights.shape[0] * positions, exponent)
+            column_scale = paying_scales(means, weights.shape[0] * positions, rounding.step_exponent)
         if row_scale is not None:
             by_row = row_scale.reshape(groups, -1)
             shaped, rows = shaped / by_row[:, :, None], rows.scaled(by_row)
@@ -124,10 +139,38 @@ class Rounder:
             if last < columns:
                 shifts[:, :, last:] -= errors @ feedback[:, first:last, last:]
         if passes:
-            diagonal = self.rows.diagonal
-            shares = row_feedback if by_row is None else (self.rows.matrix / diagonal[:, :, None]).astype(np.float32)
-            slopes = (worth / diagonal).astype(np.float32)
-            hessian = self.columns.matrix.astype(np.float32)
-            products = (codes - scaled) @ hessian
-            _kernels.descend(products, hessian, shares, slopes, costs, classes, limit, passes, codes)
+            self._descend(scaled, worth, costs, classes, limit, passes, codes)
         return codes
+
+    def _descend(
+        self,
+        scaled: np.ndarray,
+        worth: float,
+        costs: np.ndarray,
+        classes: np.ndarray,
+        limit: int,
+        passes: int,
+        codes: np.ndarray,
+    ) -> None:
+        """Change single codes, in place, as long as that pays, in so many passes over all rows."""
+        from l2fmt.optimize.second_order import _kernels
+
+        groups, count, _ = codes.shape
+        diagonal = self.rows.diagonal
+        shares = np.empty((groups, 0, 0), np.float32)
+        if self.rows.feedback is not None:
+            shares = (self.rows.matrix / diagonal[:, :, None]).astype(np.float32)
+        slopes = (worth / diagonal).astype(np.float32)
+        hessian = self.columns.matrix.astype(np.float32)
+        products = (codes - scaled) @ hessian
+        for _ in range(passes):
+            changed = 0
+            for first in range(0, count, _ROWS):
+                last = min(first + _ROWS, count)
+                here = products[:, first:last]
+                gradients = shares[:, first:last] @ products if shares.size else here.copy()
+                changed += _kernels.descend(
+                    products, gradients, hessian, shares, slopes, costs, classes, limit, first, last, codes
+                )
+            if not changed:
+                break

@@ -31,6 +31,24 @@ def paying_scales(importance: np.ndarray, weights_each: int, exponent: float = 1
     return best
 
 
+def cheap_gains(gains: np.ndarray, weights_each: int) -> np.ndarray:
+    """Return gains near to these, float32[n], of rows of `weights_each` weights that take what is left of them.
+
+    gains: float64[n], not negative; a gain of 0 stays. The others become whole octaves or parts of one, whichever costs
+    least: what is left makes the steps of rows unlike, as finely as they are.
+    """
+    best, least = gains.astype(np.float32), np.inf
+    some = gains > 0
+    for per_octave in (1, 2, 4, PER_OCTAVE) if some.any() else ():
+        offsets = nearest_octaves(gains[some], per_octave)
+        found = octave_scales(offsets)
+        cost = _entropy(offsets) - saving(np.ones(len(found)), found / gains[some]) * weights_each
+        if cost < least:
+            least = cost
+            best[some] = found
+    return best
+
+
 def saving(importance: np.ndarray, scales: np.ndarray) -> float:
     """Return the bits a weight that steps of these scales save at the same distance, if steps are fine."""
     wide = np.asarray(scales, np.float64)

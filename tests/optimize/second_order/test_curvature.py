@@ -250,6 +250,31 @@ def test_words_count_as_much_as_the_output_heeds_them() -> None:
     assert found[1] / found[2] == pytest.approx(2, rel=0.2)
 
 
+def test_more_gradients_of_few_samples_leave_less_to_chance() -> None:
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).requires_grad_(False), drawn(40, 6)
+    layer = find_layers(model, ["0.weight"])["0.weight"]
+    samples = CalibrationSet.of(data)
+
+    def found(gradients: int, seed: int) -> Tensor:
+        given = measure_curvature(Teacher(model, ()), [layer], samples, 20, seed=seed, gradients=gradients)
+        return given["0.weight"].sensitivity
+
+    few, many = (torch.stack([found(gradients, seed) for seed in range(8)]) for gradients in (40, 320))
+    assert torch.allclose(few.mean(0), many.mean(0), atol=0.2 * float(many.mean(0).abs().max())), "of one unit"
+    assert many.var(0).sum() < 0.3 * few.var(0).sum()
+    assert torch.equal(found(320, 0), found(10**6, 0)), "not without end"
+
+
+def test_fewer_gradients_than_samples_leave_some_out() -> None:
+    seen = []
+    model = nn.Sequential(nn.Linear(6, 3))
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    layer = find_layers(model, ["0.weight"])["0.weight"]
+    measure_curvature(Teacher(model, ()), [layer], CalibrationSet.of(drawn(50, 6)), 10, gradients=25)
+    assert sum(seen) == 30, "in whole batches"
+
+
 def test_samples_count_alike_in_whatever_batch_they_are() -> None:
     """Of thirty-two sentences one has a length of its own, and so a batch of its own."""
     torch.manual_seed(0)

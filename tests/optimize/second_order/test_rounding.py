@@ -7,7 +7,7 @@ import torch
 from l2fmt.optimize.second_order import _kernels
 from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.factor import Factor
-from l2fmt.optimize.second_order.rounding import Rounder
+from l2fmt.optimize.second_order.rounding import Rounder, Rounding
 from tests.optimize.second_order.factors import natural
 
 LIMIT = 12
@@ -54,7 +54,7 @@ def test_feedback_is_sequential_elimination(columns: int, groups: int, across_ro
     """Each error is made up for by the best change of the weights after it, in all rows, as solving for it says."""
     rows = 3
     weights, curvature = problem(rows, columns, groups, across_rows=across_rows)
-    rounder, step = Rounder.of(weights, curvature, 0.05, 0.05), 0.4
+    rounder, step = Rounder.of(weights, curvature, Rounding(damping=0.05, row_damping=0.05)), 0.4
     costs, classes = free(weights.size)
     found = rounder.round(step, 0.0, costs, classes, LIMIT, 0).reshape(groups, rows, columns)
     by_row, by_column = natural(rounder.rows), natural(rounder.columns)
@@ -79,7 +79,7 @@ def test_feedback_is_sequential_elimination(columns: int, groups: int, across_ro
 @pytest.mark.parametrize("across_rows", [False, True])
 def test_feedback_beats_plain_rounding_and_descent_beats_feedback(across_rows: bool) -> None:
     weights, curvature = problem(16, 40, across_rows=across_rows)
-    rounder, step = Rounder.of(weights, curvature, 0.01, 0.0), 0.5
+    rounder, step = Rounder.of(weights, curvature, Rounding(damping=0.01)), 0.5
     costs, classes = free(weights.size)
     plain = np.rint(weights / step).astype(np.int32)
     fed = rounder.round(step, 0.0, costs, classes, LIMIT, 0)
@@ -112,8 +112,8 @@ def test_the_order_evens_out_what_errors_meet(n: int) -> None:
 
 def test_what_rows_make_up_for_is_worth_it() -> None:
     weights, curvature = problem(16, 40, across_rows=True)
-    whole, step = Rounder.of(weights, curvature, 0.01, 0.01), 0.5
-    alone = Rounder.of(weights, curvature.by_row(), 0.01, 0.01)
+    whole, step = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.01)), 0.5
+    alone = Rounder.of(weights, curvature.by_row(), Rounding(damping=0.01, row_damping=0.01))
     costs, classes = free(weights.size)
     for passes in (0, 3):
         errors = [
@@ -124,9 +124,10 @@ def test_what_rows_make_up_for_is_worth_it() -> None:
 
 
 @pytest.mark.parametrize("across_rows", [False, True])
-def test_descent_ends_where_no_single_change_helps(across_rows: bool) -> None:
-    weights, curvature = problem(8, 12, across_rows=across_rows)
-    rounder, step, slope = Rounder.of(weights, curvature, 0.01, 0.1), 0.5, 0.05
+@pytest.mark.parametrize("rows", [8, 70])  # 70: more than change before others hear of it
+def test_descent_ends_where_no_single_change_helps(rows: int, across_rows: bool) -> None:
+    weights, curvature = problem(rows, 12, across_rows=across_rows)
+    rounder, step, slope = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.1)), 0.5, 0.05
     costs = bits_of_laplace()
     codes = rounder.round(step, slope, costs, np.zeros(weights.size, np.uint8), LIMIT, 100)
     least = objective(rounder, codes, step, slope, costs)
@@ -140,7 +141,7 @@ def test_descent_ends_where_no_single_change_helps(across_rows: bool) -> None:
 
 def test_a_bit_that_costs_more_leaves_fewer_of_them() -> None:
     weights, curvature = problem(16, 40)
-    rounder, costs = Rounder.of(weights, curvature, 0.01, 0.0), bits_of_laplace()
+    rounder, costs = Rounder.of(weights, curvature, Rounding(damping=0.01)), bits_of_laplace()
     spent = []
     for slope in (0.0, 1.0, 10.0, 100.0):
         codes = rounder.round(0.5, slope, costs, np.zeros(weights.size, np.uint8), LIMIT, 2)
@@ -151,7 +152,7 @@ def test_a_bit_that_costs_more_leaves_fewer_of_them() -> None:
 def test_diagonal_curvature_rounds_each_weight_alone() -> None:
     weights, _ = problem(10, 7)
     curvature = Curvature(torch.ones(1, 7, dtype=torch.float64), torch.ones(10, dtype=torch.float64))
-    rounder = Rounder.of(weights, curvature, 0.0, 0.0)
+    rounder = Rounder.of(weights, curvature, Rounding())
     codes = rounder.round(0.3, 0.0, *free(weights.size), LIMIT, 3)
     assert np.array_equal(codes, np.rint(weights * np.float32(1 / 0.3)))
 
@@ -161,18 +162,20 @@ def test_dead_inputs_and_rows_are_no_obstacle() -> None:
     curvature.hessian[:, 3] = curvature.hessian[:, :, 3] = 0
     curvature.sensitivity[2] = 0
     costs = bits_of_laplace()
-    rounder = Rounder.of(weights, curvature, 0.01, 0.01)
+    rounder = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.01))
     codes = rounder.round(0.5, 1.0, costs, np.zeros(weights.size, np.uint8), LIMIT, 2)
     assert np.abs(codes[2]).sum() == 0, "a row that changes nothing is pruned"
     assert np.abs(codes[:, 3]).sum() == 0, "so is an input that is never there"
     assert np.abs(codes).sum() > 0
     nothing = Curvature(torch.zeros(1, 10, 10, dtype=torch.float64), torch.zeros(6, dtype=torch.float64))
-    empty = Rounder.of(weights, nothing, 0.01, 0.01).round(0.5, 0.0, *free(weights.size), LIMIT, 2)
+    empty = Rounder.of(weights, nothing, Rounding(damping=0.01, row_damping=0.01)).round(
+        0.5, 0.0, *free(weights.size), LIMIT, 2
+    )
     assert np.abs(empty).max() <= LIMIT
 
 
 def test_codes_stay_within_their_limit() -> None:
     weights, curvature = problem(6, 30)
-    codes = Rounder.of(weights * 1000, curvature, 0.01, 0.0).round(0.5, 0.0, *free(weights.size), LIMIT, 3)
+    codes = Rounder.of(weights * 1000, curvature, Rounding(damping=0.01)).round(0.5, 0.0, *free(weights.size), LIMIT, 3)
     assert np.abs(codes).max() == LIMIT
     assert _kernels.descend.signatures  # compiled once for all of these

@@ -6,7 +6,7 @@ import torch
 
 from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.factor import Factor
-from l2fmt.optimize.second_order.rounding import Rounder
+from l2fmt.optimize.second_order.rounding import Rounder, Rounding
 from l2fmt.optimize.second_order.scales import paying_scales, saving
 from l2fmt.transforms import exact_octaves
 from tests.optimize.second_order.factors import natural
@@ -59,7 +59,7 @@ def uneven_problem(
 @pytest.mark.parametrize(("groups", "positions"), [(1, 1), (1, 4), (2, 1)])
 def test_rounding_with_scales_is_rounding_of_scaled_weights(groups: int, positions: int) -> None:
     weights, curvature = uneven_problem(groups, 64 // groups, 48 // positions, positions)
-    scaled = Rounder.of(weights, curvature, 0.0, 0.0, positions, by_importance=False)
+    scaled = Rounder.of(weights, curvature, Rounding(scales=True, by_importance=False), positions)
     assert scaled.row_scale is not None and scaled.column_scale is not None
     assert scaled.row_scale.shape == (64,) and scaled.column_scale.shape == (48 // positions,)
     rows, columns = scaled.row_scale[:, None], np.repeat(scaled.column_scale, positions)
@@ -67,9 +67,7 @@ def test_rounding_with_scales_is_rounding_of_scaled_weights(groups: int, positio
     other = Rounder.of(
         weights / rows / columns,
         Curvature(curvature.hessian * wide * wide[:, None], curvature.sensitivity * torch.from_numpy(rows[:, 0]) ** 2),
-        0.0,
-        0.0,
-        by_importance=False,
+        Rounding(by_importance=False),
     )
     assert other.row_scale is None and scaled.level == pytest.approx(other.level, rel=0.02)
     costs, classes = np.abs(np.arange(-30, 31, dtype=np.float32))[None], np.zeros(weights.size, np.uint8)
@@ -82,7 +80,7 @@ def test_rounding_with_scales_is_rounding_of_scaled_weights(groups: int, positio
 @pytest.mark.parametrize(("groups", "positions"), [(1, 1), (1, 4), (2, 1)])
 def test_factors_with_scales_are_those_of_scaled_weights(groups: int, positions: int) -> None:
     weights, curvature = uneven_problem(groups, 64 // groups, 48 // positions, positions, 1.0)
-    scaled = Rounder.of(weights, curvature, 0.0, 0.0, positions)
+    scaled = Rounder.of(weights, curvature, Rounding(scales=True), positions)
     assert scaled.row_scale is not None and scaled.column_scale is not None
     assert scaled.row_scale.shape == (64,) and scaled.column_scale.shape == (48 // positions,)
     rows, columns = scaled.row_scale[:, None], np.repeat(scaled.column_scale, positions)
@@ -110,7 +108,7 @@ def test_scales_lessen_the_distance_that_the_same_rate_leaves() -> None:
     costs, classes = np.zeros((1, 8001), np.float32), np.zeros(weights.size, np.uint8)
     distances = []
     for positions in (None, 1):
-        rounder = Rounder.of(weights, curvature, 0.0, 0.0, positions)
+        rounder = Rounder.of(weights, curvature, Rounding(scales=True), positions)
         scale = np.ones_like(weights)
         for axis, own in enumerate((rounder.row_scale, rounder.column_scale)):
             scale = scale if own is None else scale * np.expand_dims(own, 1 - axis)
