@@ -183,3 +183,22 @@ def test_statistics_of_norms_leave_their_bytes_to_weights() -> None:
     with torch.no_grad():
         found, expected = torch.func.functional_call(model, vectors, (HELD_OUT,)), model(HELD_OUT)
     assert float(distance([found], [expected])) < 1e-3
+
+
+@pytest.mark.parametrize("uses_weights", [True, False])
+def test_outputs_without_a_gradient_leave_weights_alike(uses_weights: bool) -> None:
+    class Still(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(80, 80)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self.layer(x) if uses_weights else 2 * x
+
+    torch.manual_seed(0)
+    model = Still()
+    result = packed(model, 5, "obs", drawn(20, 80))
+    assert result.data is not None and 5 <= result.ratio <= 5.03
+    found = l2fmt.load(result.data)["layer.weight"]
+    assert float(distance([found], [model.layer.weight.detach()])) < 0.02
