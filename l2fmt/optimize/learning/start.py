@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,8 +96,12 @@ class Start:
             def folded(codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray] | None = None) -> Size:
                 return task.measure(codes, self.fixed | dict(vectors or {}))
 
-            compared = {"blocks": settings.block_weight > 0, "heads": settings.heads, "seed": settings.seed}
-            method = get_method(settings.start, compared if settings.start == "obs" else None)
+            alike: dict[str, Any] = {}
+            if settings.start == "obs":
+                alike = {"blocks": settings.block_weight > 0, "heads": settings.heads, "seed": settings.seed}
+                alike["fold_statistics"] = settings.fold_statistics
+                alike["octave_norms"] = not settings.reestimate_statistics  # which are found with norms as they are
+            method = get_method(settings.start, alike)
             found = method.quantize(replace(task, tensors=matrices, measure=folded))
             self.codes = found.codes
             coded = {code.name: code for code in found.codes}
@@ -108,12 +113,11 @@ class Start:
             begin(tensor, coded.get(tensor.name))
         if settings.reestimate_statistics:
             self._module = working_copy(calibration.module)
-            self._set(self.fixed)
             values = {name: q(weights[name])[0].detach() for name, q in quantizers.items()}
             device = next(self._module.parameters()).device
             batches = (batch.to(device) for batch in calibration.samples.in_order(settings.batch_size))
             changed = reestimate_statistics(self._module, values, batches, calibration.vectors)
-            self.fixed |= {name: _array(tensor) for name, tensor in changed.items()} | self._fold()
+            self.fixed = {name: _array(tensor) for name, tensor in changed.items()} | self._fold()
         for tensor in self.tensors:
             if len(tensor.shape) < 2:
                 begin(tensor, None)

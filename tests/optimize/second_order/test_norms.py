@@ -156,3 +156,18 @@ def test_a_file_gives_the_bytes_of_norms_to_weights_and_training_keeps_them() ->
             assert all(len(tensors[f"{layer}.weight"].unique()) < 30 for layer in (1, 4, 7)), "few different scales"
     assert max(vectors["obs"], vectors["best"]) < vectors["folded"] - 20, vectors
     assert errors["obs"] < 1.05 * errors["folded"] and errors["best"] < 1.1 * errors["obs"], errors
+
+
+def test_statistics_that_are_found_anew_are_those_of_norms_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3, bias=False), nn.BatchNorm2d(32, momentum=1.0), nn.ReLU(), nn.Flatten(2))
+    nn.init.uniform_(model[1].weight, 0.5, 2)  # pyright: ignore[reportArgumentType]
+    model.train()(3 * PICTURES + 1)
+    options = {"start": "obs", "rounds": 1, "transform_iterations": 0, "weight_iterations": 5, "batch_size": 48}
+    options |= {"reestimate_statistics": True, "vector_lr": 0.0}
+    data = 3 * PICTURES + 1
+    result = l2fmt.pack(model.eval(), bits=4, method="l2", options=options, module=model, calibration=data)
+    assert result.data is not None
+    with torch.no_grad():
+        found = torch.func.functional_call(model, l2fmt.load(result.data), (data,))
+        assert float(distance([found], [model(data)])) < 0.01

@@ -1,0 +1,84 @@
+"""Seconds of second-order rounding, by the size of the layer: factors of its curvature, error feedback, descent.
+
+    python -m benchmarks.bench_second_order [-o benchmarks/results/second_order.json]
+
+Weights and curvatures are random: columns and rows share a few directions and differ in size, as inputs and gradients
+do, and a code costs bits by its magnitude. One thread; factors are found once, the rest is the median of `--repeat`.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.environment import environment
+from l2fmt.optimize.second_order.curvature import Curvature
+from l2fmt.optimize.second_order.rounding import Rounder, Rounding
+
+SHAPES = ((64, 576), (384, 1536), (512, 4608))  # rows, columns: a small convolution, a transformer's, a large one
+PASSES = (0, 1, 2)  # of descent
+LIMIT = 20
+SHARED, SPREAD = 64, 0.5  # directions that all have in common; deviation of the logarithms of their sizes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark, print it, and write it as JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE")
+    parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    bench(*SHAPES[0], repeat=1)  # compiles
+    layers = []
+    for shape in SHAPES:
+        layers.append(bench(*shape, repeat=given.repeat))
+        print(json.dumps(layers[-1]), flush=True)
+    if given.output:
+        given.output.write_text(json.dumps({"environment": environment(), "layers": layers}, indent=1) + "\n")
+
+
+def bench(rows: int, columns: int, repeat: int) -> dict[str, Any]:
+    """Return the seconds of a layer, the share of codes that are not zero, and the distance each pass leaves."""
+    random = np.random.default_rng(0)
+    curvature = Curvature(correlated(random, columns), correlated(random, rows))
+    weights = random.standard_normal((rows, columns), np.float32)
+    factors, rounder = timed(lambda: Rounder.of(weights, curvature, Rounding(damping=0.05, row_damping=0.5)))
+    row: dict[str, Any] = {"rows": rows, "columns": columns, "factors": factors}
+    costs = 1 + 1.2 * np.abs(np.arange(-LIMIT, LIMIT + 1, dtype=np.float32))[None]
+    classes, step = np.zeros(weights.size, np.uint8), 1.0
+    slope = 0.3 * np.log(2) / 6 * rounder.level * step * step
+    for passes in PASSES:
+        runs = [
+            timed(lambda passes=passes: rounder.round(step, slope, costs, classes, LIMIT, passes))
+            for _ in range(repeat)
+        ]
+        codes = runs[0][1]
+        row[f"{passes} passes"] = statistics.median(seconds for seconds, _ in runs)
+        row[f"distance after {passes}"] = curvature.distance(codes * np.float32(step) - weights) / codes.size
+        row["not zero"] = float((codes != 0).mean())
+    return row
+
+
+def correlated(random: np.random.Generator, n: int) -> Tensor:
+    """Return second moments of n correlated values, float64[1, n, n]."""
+    sizes = np.exp(SPREAD * random.standard_normal(n))
+    common = random.standard_normal((n, SHARED))
+    return torch.from_numpy(np.diag(sizes**2) + 0.1 * common @ common.T)[None]
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds of a call and what it returns."""
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+if __name__ == "__main__":
+    main()
