@@ -162,7 +162,7 @@ class Rounder:
             shares = (self.rows.matrix / diagonal[:, :, None]).astype(np.float32)
         slopes = (worth / diagonal).astype(np.float32)
         hessian = self.columns.matrix.astype(np.float32)
-        products = (codes - scaled) @ hessian
+        products = (codes.astype(np.float32) - scaled) @ hessian
         for _ in range(passes):
             changed = 0
             for first in range(0, count, _ROWS):
