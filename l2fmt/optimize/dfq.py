@@ -33,7 +33,7 @@ from l2fmt.optimize.nearest import Grid, NearestModel
 from l2fmt.optimize.search import TOLERANCE, codes_of_size
 from l2fmt.pipeline import QuantizedTensor, Size
 
-_ATTEMPTS = 4  # to meet a size with the corrected biases, which change it by some bytes
+_ATTEMPTS = 6  # to meet a size with the corrected biases, which change it by some bytes
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class _Run:
             return self._compressed(codes_of_size(self._model, measuring))
         target = aim = budget.file_bytes
         best: tuple[Compressed, int] | None = None
-        size = 0
+        low, high, size = 0, 2 * target, 0  # aims that ended too low, and too high
         for _ in range(_ATTEMPTS):
             codes = codes_of_size(self._model, replace(measuring, budget=Budget(file_bytes=aim)))
             found = self._compressed(codes)
@@ -128,7 +128,10 @@ class _Run:
                 best = found, size
             if target * (1 - TOLERANCE) <= size <= target:
                 break
+            low, high = (max(low, aim), high) if size < target else (low, min(high, aim))
             aim = target - (size - self._measured(codes).file_bytes)
+            if not low < aim < high:  # what corrections add is not the same each time
+                aim = (low + high) // 2
         if best is None:
             raise TargetError(f"{target:,} bytes cannot be reached: corrected biases make it {size:,}", size)
         return best[0]
