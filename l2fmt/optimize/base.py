@@ -93,8 +93,8 @@ class Calibration:
 class Compressed:
     """What a method chose: codes, vectors that replace those of the model (float32), and what is worth reporting.
 
-    `row_factors`: what the codes' rows are of is the model's weights times these, float32[rows], by name; vectors make
-    up for it. `settled`: names of vectors that cost little as they are, and would cost more if they changed.
+    `row_factors`: codes stand for the model's weights with rows multiplied by these, float32[rows], by name; vectors
+    make up for it. `settled`: names of vectors that cost little as they are, and would cost more if they changed.
     `estimated_bytes`: the size of the file as the method's own rate says; `phases`: seconds by name.
     """
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -119,7 +120,8 @@ class _Run:
             return self._compressed(codes_of_size(self._model, measuring))
         target = aim = budget.file_bytes
         best: tuple[Compressed, int] | None = None
-        low, high, size = 0, 2 * target, 0  # aims that ended too low, and too high
+        low: float = 0  # the highest aim that ended too low
+        high, size = inf, 0  # the lowest that ended too high
         for _ in range(_ATTEMPTS):
             codes = codes_of_size(self._model, replace(measuring, budget=Budget(file_bytes=aim)))
             found = self._compressed(codes)
@@ -130,8 +132,8 @@ class _Run:
                 break
             low, high = (max(low, aim), high) if size < target else (low, min(high, aim))
             aim = target - (size - self._measured(codes).file_bytes)
-            if not low < aim < high:  # what corrections add is not the same each time
-                aim = (low + high) // 2
+            if high < inf and not low < aim < high:  # what corrections add is not the same each time
+                aim = int(low + high) // 2
         if best is None:
             raise TargetError(f"{target:,} bytes cannot be reached: corrected biases make it {size:,}", size)
         return best[0]

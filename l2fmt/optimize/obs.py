@@ -16,6 +16,8 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
 * **Rounding by the coder's own code lengths**: the class model that will code the codes is fitted to them, and they are
   rounded again with lambda times their bits added.
 * **Descent**: after the greedy pass single codes are changed while distance + lambda bits falls.
+* **Norms cost little**: their statistics are folded, and their scales rounded to few values, while rows of convolutions
+  take what is left of them (second_order/norms.py).
 * **Layers in order**: with all codes found, layers are rounded once more, each for the inputs that it will meet
   (second_order/in_order.py), and stay so if that brings the model's outputs nearer for samples that had no part in it.
 """

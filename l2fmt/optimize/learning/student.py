@@ -176,14 +176,6 @@ def fold_statistics(module: nn.Module, adjustable: frozenset[str]) -> dict[str, 
     return changed
 
 
-def folded_statistics(module: nn.Module, adjustable: frozenset[str]) -> dict[str, np.ndarray]:
-    """Return the tensors that `fold_statistics` would change, float32, by name; the module is left as it is."""
-    if not any(isinstance(part, _NORMS) for part in module.modules()):
-        return {}
-    changed = fold_statistics(working_copy(module), adjustable)
-    return {name: tensor.numpy(force=True).copy() for name, tensor in changed.items()}
-
-
 def reestimate_statistics(
     module: nn.Module, values: Mapping[str, Tensor], batches: Iterable[Batch], adjustable: frozenset[str]
 ) -> dict[str, Tensor]:

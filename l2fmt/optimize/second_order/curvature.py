@@ -15,7 +15,7 @@ from l2fmt.optimize.learning.taps import float_tensors, record
 from l2fmt.optimize.second_order.layers import Layer, find_layers
 
 GRADIENTS = 4000
-"""That curvature is measured on: their chance is what a thousand leave."""
+"""That curvature is measured on by default: fewer leave clearly more to chance, where networks have many outputs."""
 _MOST_INPUTS = 1 << 15  # of a layer and batch that are correlated by themselves: more change little
 _MOST_BYTES = 1 << 26  # of the inputs, as columns, that are multiplied together
 _MOST_ROWS = 4096  # that are correlated with each other
