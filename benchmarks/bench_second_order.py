@@ -1,4 +1,4 @@
-"""Seconds of second-order rounding, by the size of the layer: factors of its curvature, error feedback, descent.
+"""Seconds of second-order rounding, by the size of the layer: factors of its curvature, paths of feedback, descent.
 
     python -m benchmarks.bench_second_order [-o benchmarks/results/second_order.json]
 
@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.rounding import Rounder, Rounding
 
 SHAPES = ((64, 576), (384, 1536), (512, 4608))  # rows, columns: a small convolution, a transformer's, a large one
-PASSES = (0, 1, 2)  # of descent
+PATHS, PASSES = (1, 8), (0, 2)  # of error feedback, of descent
 LIMIT = 20
 SHARED, SPREAD = 64, 0.5  # directions that all have in common; deviation of the logarithms of their sizes
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def bench(rows: int, columns: int, repeat: int) -> dict[str, Any]:
-    """Return the seconds of a layer, the share of codes that are not zero, and the distance each pass leaves."""
+    """Return the seconds of a layer, and the distance and bits a weight that each way leaves."""
     random = np.random.default_rng(0)
     curvature = Curvature(correlated(random, columns), correlated(random, rows))
     weights = random.standard_normal((rows, columns), np.float32)
@@ -54,15 +55,15 @@ def bench(rows: int, columns: int, repeat: int) -> dict[str, Any]:
     costs = 1 + 1.2 * np.abs(np.arange(-LIMIT, LIMIT + 1, dtype=np.float32))[None]
     classes, step = np.zeros(weights.size, np.uint8), 1.0
     slope = 0.3 * np.log(2) / 6 * rounder.level * step * step
-    for passes in PASSES:
+    for paths, passes in product(PATHS, PASSES):
         runs = [
-            timed(lambda passes=passes: rounder.round(step, slope, costs, classes, LIMIT, passes))
+            timed(lambda paths=paths, passes=passes: rounder.round(step, slope, costs, classes, LIMIT, passes, paths))
             for _ in range(repeat)
         ]
-        codes = runs[0][1]
-        row[f"{passes} passes"] = statistics.median(seconds for seconds, _ in runs)
-        row[f"distance after {passes}"] = curvature.distance(codes * np.float32(step) - weights) / codes.size
-        row["not zero"] = float((codes != 0).mean())
+        codes, how = runs[0][1], f"{paths} paths, {passes} passes"
+        row[how] = statistics.median(seconds for seconds, _ in runs)
+        row[f"distance of {how}"] = curvature.distance(codes * np.float32(step) - weights) / codes.size
+        row[f"bits of {how}"] = float(costs[0, codes + LIMIT].mean())
     return row
 
 

@@ -15,7 +15,9 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   (second_order/scales.py).
 * **Rounding by the coder's own code lengths**: the class model that will code the codes is fitted to them, and they are
   rounded again with lambda times their bits added.
-* **Descent**: after the greedy pass single codes are changed while distance + lambda bits falls.
+* **Several paths**: error feedback follows the best beginnings of a row, not the first that comes (Jelinek and Anderson
+  1971), as a code that costs more may leave less to those after it.
+* **Descent**: after that single codes are changed while distance + lambda bits falls.
 * **Norms cost little**: their statistics are folded, and their scales rounded to few values, while rows of convolutions
   take what is left of them (second_order/norms.py).
 * **Layers in order**: with all codes found, layers are rounded once more, each for the inputs that it will meet
@@ -47,7 +49,8 @@ class SecondOrder(Method):
         curvature is an estimate, and holds for small errors only. Rows that count each by itself have `damping` too.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
     by_importance: whether columns and rows are rounded in the order that leaves least to the last; else as they come.
-    passes: of descent. scales: whether rows and columns follow their own curvature too, where that pays.
+    paths: that error feedback follows in a row: ways to begin it, the best at each column. passes: of descent. scales:
+        whether rows and columns follow their own curvature too, where that pays.
     blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.
     joint: whether curvature is measured on gradients of single samples; else by inputs alone, as in GPTQ. across_rows:
         whether later rows make up for errors too, with `joint`.
@@ -64,6 +67,7 @@ class SecondOrder(Method):
     row_damping: float = 0.5
     rate_weight: float = 0.3
     by_importance: bool = True
+    paths: int = 8
     passes: int = 2
     scales: bool = True
     refits: int = 1
@@ -84,7 +88,7 @@ class SecondOrder(Method):
     instead: ClassVar[str] = "quantizes to a size: give a target ratio, or bits a weight"
 
     def __post_init__(self) -> None:
-        self._require_at_least_one("batch_size", "gradients")
+        self._require_at_least_one("batch_size", "gradients", "paths")
 
     def _compress(self, task: Task) -> Compressed:
         rescaled = with_cheap_norms(task, self.octave_norms) if self.fold_statistics else Rescaled(task)
@@ -104,6 +108,7 @@ class SecondOrder(Method):
             self.passes,
             self.scales,
             self.by_importance,
+            self.paths,
         )
         model = Model(task.tensors, curvatures, rounding, task.progress)
         codes = codes_of_size(model, task)

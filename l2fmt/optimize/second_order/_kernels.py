@@ -27,41 +27,89 @@ def _cheapest(target, trade_off, cost, limit):
 
 
 @kernel
-def feed_back(weights, shifts, feedback, row_feedback, slopes, costs, classes, limit, first, last, codes, errors):
+def feed_back(
+    weights, shifts, feedback, row_feedback, slopes, costs, classes, limit, paths, first, last, codes, errors
+):
     """Quantize columns first ... last - 1 in order, each error being made up for by columns and rows after it.
 
     `feedback` float32[groups, columns, columns] is U, upper triangular with U^T U the inverse of the curvature of the
     columns; `row_feedback` that of the rows, [groups, rows, rows], or [groups, 0, 0] if they have nothing in common.
     `weights` are changed within these columns by what they make up for of earlier rows; `shifts`, like them, are what
     they make up for of columns before `first`. `errors` float32[groups, rows, last - first] gets what the columns from
-    `last` on have to make up for: they change by -errors @ U[first:last, last:].
+    `last` on have to make up for: they change by -errors @ U[first:last, last:]. So many `paths` are followed in each
+    row, see `_follow`.
     """
     rows, width = weights.shape[1], last - first
     correlated = row_feedback.shape[1] > 0
-    left = np.empty(width, np.float32)
+    target = np.empty(width, np.float32)
     row_errors = np.empty((rows, width), np.float32)
     for g in range(weights.shape[0]):
+        own = np.ascontiguousarray(feedback[g, first:last, first:last])
         for r in range(rows):
+            left, found = weights[g, r, first:last], codes[g, r, first:last]
             if correlated:
                 for before in range(r):
                     factor = row_feedback[g, before, r]
                     for i in range(width):
-                        weights[g, r, first + i] -= factor * row_errors[before, i]
-            for i in range(width):
-                left[i] = weights[g, r, first + i] + shifts[g, r, first + i]
-            for i in range(width):
-                pivot = feedback[g, first + i, first + i]
-                target = left[i]
-                trade_off = slopes[g, r] * pivot * pivot
-                code = _cheapest(target, trade_off, costs[classes[g, r, first + i]], limit)
-                codes[g, r, first + i] = code
-                error = (target - code) / pivot
-                errors[g, r, i] = error
-                for j in range(i + 1, width):
-                    left[j] -= error * feedback[g, first + i, first + j]
+                        left[i] -= factor * row_errors[before, i]
+            target[:] = left + shifts[g, r, first:last]
+            _follow(target, own, slopes[g, r], costs, classes[g, r, first:last], limit, paths, found, errors[g, r])
             if correlated:
                 for i in range(width):
-                    row_errors[r, i] = (weights[g, r, first + i] - codes[g, r, first + i]) / row_feedback[g, r, r]
+                    row_errors[r, i] = (left[i] - found[i]) / row_feedback[g, r, r]
+
+
+@kernel
+def _follow(weights, feedback, slope, costs, classes, limit, paths, codes, errors):
+    """Find codes of a row with the least sum of squared errors + slope * bits, as error feedback adds both up.
+
+    Of all ways to go on from the best `paths` beginnings, with the cheapest code or one of its neighbours, the best
+    are followed (the M-algorithm of tree coding): one path is plain error feedback.
+    """
+    width, around = weights.shape[0], 1 if paths > 1 else 0
+    left, following = np.empty((paths, width), np.float32), np.empty((paths, width), np.float32)
+    left[0] = weights
+    total, next_total = np.zeros(paths, np.float32), np.empty(paths, np.float32)
+    cheapest, ways = np.empty(paths, np.int32), np.empty(paths, np.int32)  # a way is 3 * path + its code - cheapest + 1
+    chosen, parent = np.empty((width, paths), np.int32), np.empty((width, paths), np.int32)
+    missed = np.empty((width, paths), np.float32)
+    count = 1
+    for i in range(width):
+        pivot, cost = feedback[i, i], costs[classes[i]]
+        kept = 0
+        for path in range(count):
+            if kept == paths and total[path] >= next_total[kept - 1]:
+                break  # those that follow are worse still
+            target = left[path, i]
+            code = _cheapest(target, slope * pivot * pivot, cost, limit)
+            cheapest[path] = code
+            for candidate in range(max(code - around, -limit), min(code + around, limit) + 1):
+                error = (target - candidate) / pivot
+                value = total[path] + error * error + slope * cost[candidate + limit]
+                if kept < paths:
+                    kept += 1
+                elif value >= next_total[kept - 1]:
+                    continue
+                at = kept - 1
+                while at > 0 and next_total[at - 1] > value:
+                    next_total[at], ways[at] = next_total[at - 1], ways[at - 1]
+                    at -= 1
+                next_total[at], ways[at] = value, 3 * path + candidate - code + 1
+        for new in range(kept):
+            path = ways[new] // 3
+            code = cheapest[path] + ways[new] % 3 - 1
+            error = (left[path, i] - code) / pivot
+            chosen[i, new], parent[i, new], missed[i, new] = code, path, error
+            # Slices, as a loop that begins at 0 compiles to vectors.
+            before, after, share = left[path, i + 1 :], following[new, i + 1 :], feedback[i, i + 1 :]
+            for j in range(width - i - 1):
+                after[j] = before[j] - error * share[j]
+        left, following, total, next_total = following, left, next_total, total
+        count = kept
+    path = 0
+    for i in range(width - 1, -1, -1):
+        codes[i], errors[i] = chosen[i, path], missed[i, path]
+        path = parent[i, path]
 
 
 @kernel

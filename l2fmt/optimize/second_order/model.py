@@ -96,7 +96,7 @@ class Model:
             chosen = []
             for i in range(len(self.tensors)):
                 progress("rounding", (number + i / len(self.tensors)) / rounds)
-                chosen.append(self.rounded(i, scale, tables, descent=number == rounds - 1))
+                chosen.append(self.rounded(i, scale, tables, careful=number == rounds - 1))
             codes = chosen
         return codes
 
@@ -112,9 +112,12 @@ class Model:
         return float(np.median(np.array(steps) / self._bases))
 
     def rounded(
-        self, number: int, scale: float, tables: Tables | None, weights: np.ndarray | None = None, descent: bool = True
+        self, number: int, scale: float, tables: Tables | None, weights: np.ndarray | None = None, careful: bool = True
     ) -> QuantizedTensor:
-        """Return the codes of one tensor, or of other weights in its place; without tables they cost nothing."""
+        """Return the codes of one tensor, or of other weights in its place; without tables they cost nothing.
+
+        Those that tables are only fitted to need not be `careful`: one path, and no descent.
+        """
         tensor, rounder, rounding = self.tensors[number], self._rounders[number], self.rounding
         rounder = rounder if weights is None else rounder.of_other(weights)
         step = float(np.float32(max(scale * self._bases[number], self._finest_steps[number])))
@@ -125,7 +128,8 @@ class Model:
             costs, classes = code_costs(tables[0], limit), tables[1][number].slice(0, size)
             # lambda of this step: distance a bit, of a rounding error at the tensor's typical curvature
             slope = rounding.rate_weight * log(2) / 6 * self._levels[number] * step * step
-        codes = rounder.round(step, slope, costs, classes, limit, rounding.passes if descent else 0)
+        passes, paths = (rounding.passes, rounding.paths) if careful else (0, 1)
+        codes = rounder.round(step, slope, costs, classes, limit, passes, paths)
         return QuantizedTensor(
             tensor.name,
             tensor.dtype,

@@ -29,6 +29,7 @@ class Rounding:
     passes: int = 0
     scales: bool = False
     by_importance: bool = True
+    paths: int = 1
 
     def rows(self, curvature: Curvature) -> Factor:
         """Return the factor of the rows of a layer."""
@@ -97,9 +98,19 @@ class Rounder:
         return replace(self, weights=np.ascontiguousarray(shaped, np.float32))
 
     def round(
-        self, step: float, slope: float, costs: np.ndarray, classes: np.ndarray, limit: int, passes: int
+        self,
+        step: float,
+        slope: float,
+        costs: np.ndarray,
+        classes: np.ndarray,
+        limit: int,
+        passes: int,
+        paths: int = 1,
     ) -> np.ndarray:
-        """Return the codes, int32[rows of all groups, columns], of the least distance + slope * bits at a step."""
+        """Return the codes, int32[rows of all groups, columns], of the least distance + slope * bits at a step.
+
+        Error feedback follows so many `paths`, then there are so many `passes` of descent.
+        """
         groups, count, columns = self.weights.shape
         turns = (  # of all weights, in the order of rounding
             np.arange(groups)[:, None, None],
@@ -109,11 +120,18 @@ class Rounder:
         scaled = self.weights[turns] * np.float32(1 / step)
         classes = classes.reshape(scaled.shape)[turns]
         found = np.empty(scaled.shape, np.int32)
-        found[turns] = self._codes(scaled, slope / (step * step), costs, classes, limit, passes)
+        found[turns] = self._codes(scaled, slope / (step * step), costs, classes, limit, passes, paths)
         return found.reshape(-1, columns)
 
     def _codes(
-        self, scaled: np.ndarray, worth: float, costs: np.ndarray, classes: np.ndarray, limit: int, passes: int
+        self,
+        scaled: np.ndarray,
+        worth: float,
+        costs: np.ndarray,
+        classes: np.ndarray,
+        limit: int,
+        passes: int,
+        paths: int,
     ) -> np.ndarray:
         """Return the codes of weights in steps, all in the order of rounding; `worth` of a bit is in squared steps."""
         from l2fmt.optimize.second_order import _kernels
@@ -134,7 +152,7 @@ class Rounder:
             last = min(first + _BLOCK, columns)
             errors = np.empty((groups, count, last - first), np.float32)
             _kernels.feed_back(
-                left, shifts, feedback, row_feedback, slopes, costs, classes, limit, first, last, codes, errors
+                left, shifts, feedback, row_feedback, slopes, costs, classes, limit, paths, first, last, codes, errors
             )
             if last < columns:
                 shifts[:, :, last:] -= errors @ feedback[:, first:last, last:]

@@ -1,5 +1,7 @@
 """Error feedback and descent against what they are by definition."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,36 @@ def test_feedback_beats_plain_rounding_and_descent_beats_feedback(across_rows: b
     assert errors[1] < 0.5 * errors[0] and errors[2] < errors[1]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_enough_paths_find_the_best_codes_of_a_row(seed: int) -> None:
+    """With rate and all beginnings followed, nothing is better: here all codes of a row can be tried."""
+    weights, curvature = problem(1, 5, seed=seed)
+    rounder, step, slope, costs = Rounder.of(weights, curvature, Rounding(damping=0.01)), 0.5, 0.3, bits_of_laplace()
+    classes = np.zeros(weights.size, np.uint8)
+    around = np.rint(weights[0] / step).astype(int)
+    all_codes = product(*[range(max(c - 2, -LIMIT), min(c + 2, LIMIT) + 1) for c in around])
+    least = min(objective(rounder, np.array([codes]), step, slope, costs) for codes in all_codes)
+    greedy, found = (
+        objective(rounder, rounder.round(step, slope, costs, classes, LIMIT, 0, paths), step, slope, costs)
+        for paths in (1, 300)
+    )
+    assert found == pytest.approx(least, rel=1e-5)
+    assert greedy >= least * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("across_rows", [False, True])
+@pytest.mark.parametrize("columns", [40, 210])  # 210: more than one block
+def test_more_paths_come_nearer(columns: int, across_rows: bool) -> None:
+    weights, curvature = problem(16, columns, groups=2, across_rows=across_rows)
+    rounder, costs = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.5)), bits_of_laplace()
+    classes, slope = np.zeros(weights.size, np.uint8), 0.05 * rounder.level
+    found = [
+        objective(rounder, rounder.round(0.5, slope, costs, classes, LIMIT, 0, paths), 0.5, slope, costs)
+        for paths in (1, 4, 16)
+    ]
+    assert found[1] < 0.99 * found[0] and found[2] < found[1]
+
+
 @pytest.mark.parametrize("n", [7, 60])
 def test_the_order_evens_out_what_errors_meet(n: int) -> None:
     """Any order has pivots of the same product; their sum, which errors of one step add up to, gets smaller."""
@@ -157,25 +189,28 @@ def test_diagonal_curvature_rounds_each_weight_alone() -> None:
     assert np.array_equal(codes, np.rint(weights * np.float32(1 / 0.3)))
 
 
-def test_dead_inputs_and_rows_are_no_obstacle() -> None:
+@pytest.mark.parametrize("paths", [1, 4])
+def test_dead_inputs_and_rows_are_no_obstacle(paths: int) -> None:
     weights, curvature = problem(6, 10)
     curvature.hessian[:, 3] = curvature.hessian[:, :, 3] = 0
     curvature.sensitivity[2] = 0
     costs = bits_of_laplace()
     rounder = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.01))
-    codes = rounder.round(0.5, 1.0, costs, np.zeros(weights.size, np.uint8), LIMIT, 2)
+    codes = rounder.round(0.5, 1.0, costs, np.zeros(weights.size, np.uint8), LIMIT, 2, paths)
     assert np.abs(codes[2]).sum() == 0, "a row that changes nothing is pruned"
     assert np.abs(codes[:, 3]).sum() == 0, "so is an input that is never there"
     assert np.abs(codes).sum() > 0
     nothing = Curvature(torch.zeros(1, 10, 10, dtype=torch.float64), torch.zeros(6, dtype=torch.float64))
     empty = Rounder.of(weights, nothing, Rounding(damping=0.01, row_damping=0.01)).round(
-        0.5, 0.0, *free(weights.size), LIMIT, 2
+        0.5, 0.0, *free(weights.size), LIMIT, 2, paths
     )
     assert np.abs(empty).max() <= LIMIT
 
 
-def test_codes_stay_within_their_limit() -> None:
+@pytest.mark.parametrize("paths", [1, 4])
+def test_codes_stay_within_their_limit(paths: int) -> None:
     weights, curvature = problem(6, 30)
-    codes = Rounder.of(weights * 1000, curvature, Rounding(damping=0.01)).round(0.5, 0.0, *free(weights.size), LIMIT, 3)
+    rounder = Rounder.of(weights * 1000, curvature, Rounding(damping=0.01))
+    codes = rounder.round(0.5, 0.0, *free(weights.size), LIMIT, 3, paths)
     assert np.abs(codes).max() == LIMIT
     assert _kernels.descend.signatures  # compiled once for all of these
