@@ -3,7 +3,7 @@
 | model | samples |
 |---|---|
 | resnet20, resnet32, resnet56 | training pictures of CIFAR-10 with their classes |
-| mobilenetv1_075 | random crops of COCO's calibration pictures, as the only ImageNet pictures are the test's |
+| mobilenetv1_075 | random crops of COCO's 128 calibration pictures, as the only ImageNet pictures are the test's |
 | yolov5n | these 128 pictures, whole, then random windows of them, enlarged to up to twice that |
 | minilm | sentences of the training file of STS-B that neither its test nor its dev file has |
 
@@ -12,6 +12,7 @@ Samples are prepared as the evaluators do. The first N of a longer draw with the
 
 from collections import defaultdict
 from collections.abc import Callable
+from math import exp, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -82,15 +83,21 @@ def _cifar10(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _coco_crops(count: int, seed: int) -> Tensor:
-    """Return square crops of 0.3 to 1 of the largest square's area, the pictures taking turns."""
+    """Return crops as such networks are trained on (Szegedy et al. 2015), the pictures taking turns.
+
+    A crop has 0.08 to 1 of the area and sides of 3:4 to 4:3; half of them are mirrored.
+    """
     pictures = data.coco("calib")
     crops = np.empty((count, MOBILENET_SIDE, MOBILENET_SIDE, 3), np.uint8)
     for i in range(count):
         random = np.random.default_rng((seed, i))
         image = pictures[i % len(pictures)].image
-        side = round(min(image.shape[:2]) * float(random.uniform(0.3, 1.0)) ** 0.5)
-        crop = Image.fromarray(_window(image, side, random))
-        crops[i] = np.asarray(crop.resize((MOBILENET_SIDE, MOBILENET_SIDE), Image.Resampling.BILINEAR))
+        area = image.shape[0] * image.shape[1] * random.uniform(0.08, 1.0)
+        ratio = exp(random.uniform(log(3 / 4), log(4 / 3)))
+        height, width = min(round(sqrt(area / ratio)), image.shape[0]), min(round(sqrt(area * ratio)), image.shape[1])
+        crop = Image.fromarray(_window(image, height, width, random))
+        resized = np.asarray(crop.resize((MOBILENET_SIDE, MOBILENET_SIDE), Image.Resampling.BILINEAR))
+        crops[i] = resized[:, ::-1] if random.random() < 0.5 else resized
     return mobilenet.preprocess(crops)
 
 
@@ -105,15 +112,17 @@ def _coco_pictures(count: int, seed: int) -> Tensor:
     for i in range(count):
         random = np.random.default_rng((seed, i))
         scaled = yolov5.SIZE if i < len(pictures) else int(random.integers(yolov5.SIZE, 2 * yolov5.SIZE + 1))
-        window = _window(letterbox(pictures[i % len(pictures)].image, scaled, 1).image, yolov5.SIZE, random)
+        picture = letterbox(pictures[i % len(pictures)].image, scaled, 1).image
+        window = _window(picture, yolov5.SIZE, yolov5.SIZE, random)
         canvases[i] = letterbox(window, yolov5.SIZE, yolov5.SIZE).image
     return yolov5.preprocess(canvases)
 
 
-def _window(image: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:
-    """Return a random square of a picture; where the picture is smaller than the square, all of that side."""
-    top, left = (int(random.integers(max(length - side, 0) + 1)) for length in image.shape[:2])
-    return image[top : top + side, left : left + side]
+def _window(image: np.ndarray, height: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """Return a random part of a picture of that size; where the picture is smaller, all of that side."""
+    sizes = (height, width)
+    top, left = (int(random.integers(max(n - size, 0) + 1)) for n, size in zip(image.shape[:2], sizes, strict=True))
+    return image[top : top + height, left : left + width]
 
 
 def _sentences(count: int, seed: int) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,6 +64,16 @@ def test_crops_of_coco(name, side, low, monkeypatch):
     assert low <= float(inputs.min()) < float(inputs.max()) <= 1 and float(inputs.std()) > 0.1
     assert asked == ["calib"]
     assert len({picture.numpy().tobytes() for picture in inputs}) == 7  # a picture that comes again is cut otherwise
+
+
+def test_crops_are_parts_of_pictures_and_every_second_is_mirrored(monkeypatch):
+    ramp = np.broadcast_to(np.arange(250, dtype=np.uint8)[None, :, None], (120, 250, 3))
+    monkeypatch.setattr(data, "coco", lambda split: [SimpleNamespace(image=ramp)])
+    rows = calibration("mobilenetv1_075", 80)[:, 0, 112]  # [80, 224] in [-1, 1]
+    slopes = (rows[:, -1] - rows[:, 0]) * 127.5 / 250  # the share of the width, negative where mirrored
+    assert 25 < int((slopes < 0).sum()) < 55
+    low, high = ((area * 120 * 250 * ratio) ** 0.5 / 250 for area, ratio in ((0.08, 3 / 4), (1, 4 / 3)))
+    assert low * 0.95 < float(slopes.abs().min()) < 0.3 and 0.7 < float(slopes.abs().max()) <= high
 
 
 def test_calibration_pictures_of_coco_are_no_test_pictures():
