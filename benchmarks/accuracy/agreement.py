@@ -47,19 +47,19 @@ def agreement(name: str, full: Tensors, others: Sequence[Tensors], limit: int | 
     return [{key: round(value, 4) for key, value in compare(truth, outputs(t, limit)).items()} for t in others]
 
 
-def _logits(network: Any, preprocess: Callable[[np.ndarray], Tensor], images: np.ndarray, batch: int) -> Tensor:
-    parts = slices(len(images), batch)
-    return torch.cat(map_parallel(lambda part: network(preprocess(images[part])), parts, "outputs"))
+def logits(network: Any, inputs: Callable[[slice], Tensor], count: int, batch: int) -> Tensor:
+    """Return what a network puts out for `count` inputs, of which `inputs` returns a part."""
+    return torch.cat(map_parallel(lambda part: network(inputs(part)), slices(count, batch), "outputs"))
 
 
 def _cifar10(tensors: Tensors, limit: int | None) -> Tensor:
-    network = resnet_cifar.folded(resnet_cifar.build(tensors))
-    return _logits(network, resnet_cifar.preprocess, data.cifar10("test")[0][:limit], resnet_cifar.BATCH)
+    network, images = resnet_cifar.folded(resnet_cifar.build(tensors)), data.cifar10("test")[0][:limit]
+    return logits(network, lambda part: resnet_cifar.preprocess(images[part]), len(images), resnet_cifar.BATCH)
 
 
 def _imagenet(tensors: Tensors, limit: int | None) -> Tensor:
-    network = mobilenet.folded(mobilenet.build(tensors))
-    return _logits(network, mobilenet.preprocess, data.imagenet()[0][:limit], mobilenet.BATCH)
+    network, images = mobilenet.folded(mobilenet.build(tensors)), data.imagenet()[0][:limit]
+    return logits(network, lambda part: mobilenet.preprocess(images[part]), len(images), mobilenet.BATCH)
 
 
 def _classes(full: Tensor, found: Tensor) -> Agreement:

@@ -106,7 +106,7 @@ def ingredients(choice: Choice) -> list[Run]:
     """
     plain: dict[str, Any] = {"step_exponent": 0.0, "rate_weight": 0.0, "passes": 0, "scales": False, "blocks": False}
     plain |= {"joint": False, "damping": 0.01, "across_rows": False, "in_order": False, "fold_statistics": False}
-    plain |= {"by_importance": False, "octave_norms": False, "gradients": 1000}
+    plain |= {"by_importance": False, "octave_norms": False, "gradients": 1000, "paths": 1}
     added = {
         "steps by curvature": ["step_exponent"],
         "rate in rounding": ["rate_weight"],
@@ -120,6 +120,7 @@ def ingredients(choice: Choice) -> list[Run]:
         "most important first": ["by_importance"],
         "scales of norms": ["octave_norms"],
         "more gradients": ["gradients"],
+        "several paths": ["paths"],
     }
     variants = {"plain": dict(plain)}
     for tag, settings in added.items():

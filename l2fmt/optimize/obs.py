@@ -27,6 +27,7 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
 from dataclasses import dataclass
 from typing import ClassVar
 
+from l2fmt.errors import InputError
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.optimize.second_order.curvature import GRADIENTS, curvatures_of
@@ -36,6 +37,7 @@ from l2fmt.optimize.second_order.model import Model
 from l2fmt.optimize.second_order.norms import Rescaled, with_cheap_norms
 from l2fmt.optimize.second_order.rounding import Rounding
 
+_MOST_PATHS = 1000  # what they take grows with them, and what they gain hardly does
 _SHARE_IN_ORDER = 0.75  # of the samples; the others say whether rounding in order was of use
 
 
@@ -89,6 +91,8 @@ class SecondOrder(Method):
 
     def __post_init__(self) -> None:
         self._require_at_least_one("batch_size", "gradients", "paths")
+        if self.paths > _MOST_PATHS:
+            raise InputError(f"obs: paths must lie in [1, {_MOST_PATHS:,}], not {self.paths:,}")
 
     def _compress(self, task: Task) -> Compressed:
         rescaled = with_cheap_norms(task, self.octave_norms) if self.fold_statistics else Rescaled(task)

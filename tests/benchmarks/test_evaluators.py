@@ -16,7 +16,18 @@ if (root := str(Path(__file__).resolve().parents[2])) not in sys.path:
     sys.path.insert(0, root)  # `benchmarks` is no installed package, and `pytest` alone leaves the root out
 
 from benchmarks.accuracy import __main__ as command
-from benchmarks.accuracy import agreement, common, data, detection, minilm, mobilenet, models, resnet_cifar, yolov5
+from benchmarks.accuracy import (
+    agreement,
+    by_layer,
+    common,
+    data,
+    detection,
+    minilm,
+    mobilenet,
+    models,
+    resnet_cifar,
+    yolov5,
+)
 
 TOLERANCE = {"map50_95": 0.1, "map50": 0.1}
 # What the published tensors score on the first items; a hit or a pair more or less would show.
@@ -217,6 +228,27 @@ def test_agreement_command(tmp_path, capsys) -> None:
     assert found["same_class"] == 100 and found["bytes"] == path.stat().st_size
     assert agreement.main(["resnet20", str(tmp_path / "none.l2c")]) == 1
     assert "none.l2c" in capsys.readouterr().err
+
+
+def test_errors_are_told_by_layer(tmp_path, capsys) -> None:
+    tensors = {key: value.clone() for key, value in published("resnet20").items()}
+    path, changed = tmp_path / "model.l2c", ["layer1.0.conv1.weight", "linear.weight"]
+    for name in changed:
+        tensors[name] += 0.2 * tensors[name].std() * torch.randn_like(tensors[name])
+    tensors["layer1.0.bn1.bias"] += 0.1  # belongs to the convolution before
+    l2fmt.torch.save_file(tensors, path)
+    assert by_layer.main(["resnet20", str(path), "--limit", "60", "--count", "40"]) == 0
+    rows = {row["layer"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert [name for name, row in rows.items() if row["test"] > 0] == [*changed, "all"]
+    assert all((row["calibration"] > 0) == (row["test"] > 0) for row in rows.values())
+    assert rows["all"]["test"] > max(rows[name]["test"] for name in changed)
+    assert sum(row.get("weights", 0) for row in rows.values()) == sum(
+        t.numel() for t in tensors.values() if t.dim() > 1
+    )
+    del tensors["linear.bias"]
+    l2fmt.torch.save_file(tensors, path, overwrite=True)
+    assert by_layer.main(["resnet20", str(path)]) == 1
+    assert "'linear.bias' is not in the file" in capsys.readouterr().err
 
 
 def test_boxes_that_are_compared_are_relative_to_cells_and_anchors():

@@ -85,7 +85,7 @@ def test_studies_of_pnmq(study, setting):
 
 def test_each_ingredient_is_added_to_those_before():
     runs = runs_of("ingredients", ratios=(15.0,))
-    assert [run.method for run in runs] == ["obs"] * 13
+    assert [run.method for run in runs] == ["obs"] * 14
     default = get_method("obs").settings
     undone = [{name for name, value in run.options.items() if default[name] != value} for run in runs]
     assert all(left < before for before, left in pairwise(undone))

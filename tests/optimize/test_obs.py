@@ -125,6 +125,12 @@ def test_what_is_not_possible_is_said(method: str) -> None:
             packed(model, 7, method, effort=10)
 
 
+@pytest.mark.parametrize("options", [{"paths": 0}, {"paths": 10**9}, {"gradients": 0}])
+def test_settings_out_of_range_are_said(options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=f"obs: {next(iter(options))} must"):
+        packed(network(), 7, "obs", **options)
+
+
 def test_bits_a_weight() -> None:
     model = network()
     result = l2fmt.pack(model, bits=3.0, method="obs", module=model, calibration=PICTURES)
