@@ -178,6 +178,10 @@ class CalibrationSet:
                     part.append({place: tensor[index] for place, tensor in columns.items()})
         return CalibrationSet(parts[0]), CalibrationSet(parts[1])
 
+    def joined(self, others: "CalibrationSet") -> "CalibrationSet":
+        """Return a set of these samples and of others, which share no batch with them."""
+        return CalibrationSet([*self._groups, *others._groups], [*self.notes, *others.notes])
+
     def in_order(self, size: int) -> Iterator[Batch]:
         """Yield all samples once, in the order given, those of one shape after those of another."""
         for columns in self._groups:

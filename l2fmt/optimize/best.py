@@ -11,6 +11,7 @@ from l2fmt.errors import InputError
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.l2 import L2
 from l2fmt.optimize.obs import SecondOrder
+from l2fmt.optimize.synthesis import check_count, with_synthetic
 
 # Iterations of training, by effort.
 _ITERATIONS = (0, 200, 400, 800, 1500, 2500, 4000, 6500, 10000)
@@ -25,6 +26,7 @@ class Best(Method):
     beside the final outputs', is low, as what counts in the end are those. `heads`: whether the outputs of the last
     layers with weights count as final ones. `vector_lr` is low, and steps stay as they are: codes of `obs` are close
     already, and what jumps at the beginning throws them off, all the more the more bits a weight they have.
+    `synthetic`: samples that a classifier makes of those given, to add to them, as in `obs`.
     """
 
     effort: int = 5
@@ -34,6 +36,7 @@ class Best(Method):
     heads: bool = True
     batch_size: int = 32
     augment: bool = True
+    synthetic: int = 0
     blocks: tuple[str, ...] = ()
     seed: int = 0
     name: ClassVar[str] = "best"
@@ -45,8 +48,10 @@ class Best(Method):
     def __post_init__(self) -> None:
         if not 1 <= self.effort <= len(_ITERATIONS):
             raise InputError(f"best: effort must lie in [1, {len(_ITERATIONS)}], not {self.effort}")
+        check_count(self.synthetic)
 
     def _compress(self, task: Task) -> Compressed:
+        task = with_synthetic(task, self.synthetic, self.batch_size, self.seed)
         iterations = _ITERATIONS[self.effort - 1]
         if not iterations:
             return SecondOrder(blocks=self.block_weight > 0, heads=self.heads, seed=self.seed).quantize(task)

@@ -36,6 +36,7 @@ from l2fmt.optimize.second_order.judging import nearest_codes
 from l2fmt.optimize.second_order.model import Model
 from l2fmt.optimize.second_order.norms import Rescaled, with_cheap_norms
 from l2fmt.optimize.second_order.rounding import Rounding
+from l2fmt.optimize.synthesis import check_count, with_synthetic
 
 _MOST_PATHS = 1000  # what they take grows with them, and what they gain hardly does
 _SHARE_IN_ORDER = 0.75  # of the samples; the others say whether rounding in order was of use
@@ -61,6 +62,8 @@ class SecondOrder(Method):
     fold_statistics: whether the statistics of batch norms move into their scale and bias: running means become 0 and
         variances 1, which cost next to nothing, and the function stays. octave_norms: whether these scales are rounded
         to parts of an octave then, where the rows of a convolution before can take what is left.
+    synthetic: samples that a classifier makes of those given, to add to them (synthesis.py): for few pictures, or
+        pictures of other things than the model knows.
     batch_size, seed: of running the model.
     """
 
@@ -82,6 +85,7 @@ class SecondOrder(Method):
     in_order: bool = True
     fold_statistics: bool = True
     octave_norms: bool = True
+    synthetic: int = 0
     seed: int = 0
     name: ClassVar[str] = "obs"
     needs_module: ClassVar[bool] = True
@@ -93,8 +97,10 @@ class SecondOrder(Method):
         self._require_at_least_one("batch_size", "gradients", "paths")
         if self.paths > _MOST_PATHS:
             raise InputError(f"obs: paths must lie in [1, {_MOST_PATHS:,}], not {self.paths:,}")
+        check_count(self.synthetic)
 
     def _compress(self, task: Task) -> Compressed:
+        task = with_synthetic(task, self.synthetic, self.batch_size, self.seed)
         rescaled = with_cheap_norms(task, self.octave_norms) if self.fold_statistics else Rescaled(task)
         task, calibration = rescaled.task, rescaled.task.calibration
         assert calibration is not None
