@@ -68,7 +68,7 @@ class AdaRound(Method):
     def __post_init__(self) -> None:
         if not (2 <= self.bits <= 8 and (2 <= self.end_bits <= 8 or self.end_bits == 0)):
             raise InputError(f"adaround: bits must lie in [2, 8], not {self.bits} and {self.end_bits} of the ends")
-        self._require_at_least_one("iterations", "inputs", "places", "batch_size")
+        self._require_at_least(1, "iterations", "inputs", "places", "batch_size")
 
     def _compress(self, task: Task) -> Compressed:
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is

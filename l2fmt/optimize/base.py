@@ -173,11 +173,11 @@ class Method(ABC):
     def _compress(self, task: Task) -> Compressed:
         """Choose codes for at least one tensor and a budget that is among the aims."""
 
-    def _require_at_least_one(self, *names: str) -> None:
-        """Raise InputError for the first of these settings that is below 1."""
+    def _require_at_least(self, least: int, *names: str) -> None:
+        """Raise InputError for the first of these settings that is below `least`."""
         for name in names:
-            if getattr(self, name) < 1:
-                raise InputError(f"{self.name}: {name} must be at least 1, not {getattr(self, name)}")
+            if getattr(self, name) < least:
+                raise InputError(f"{self.name}: {name} must be at least {least}, not {getattr(self, name)}")
 
 
 def decoded(code: QuantizedTensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from l2fmt.errors import InputError
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.l2 import L2
 from l2fmt.optimize.obs import SecondOrder
-from l2fmt.optimize.synthesis import check_count, with_synthetic
+from l2fmt.optimize.synthesis import with_synthetic
 
 # Iterations of training, by effort.
 _ITERATIONS = (0, 200, 400, 800, 1500, 2500, 4000, 6500, 10000)
@@ -48,7 +48,8 @@ class Best(Method):
     def __post_init__(self) -> None:
         if not 1 <= self.effort <= len(_ITERATIONS):
             raise InputError(f"best: effort must lie in [1, {len(_ITERATIONS)}], not {self.effort}")
-        check_count(self.synthetic)
+        self._require_at_least(1, "batch_size")
+        self._require_at_least(0, "synthetic")
 
     def _compress(self, task: Task) -> Compressed:
         task = with_synthetic(task, self.synthetic, self.batch_size, self.seed)

@@ -63,7 +63,7 @@ class DataFree(Method):
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 12:
             raise InputError(f"dfq: bits must lie in [2, 12], not {self.bits}")
-        self._require_at_least_one("batch_size", "batches")
+        self._require_at_least(1, "batch_size", "batches")
 
     def _compress(self, task: Task) -> Compressed:
         return _Run(self, task).result()

@@ -36,7 +36,7 @@ from l2fmt.optimize.second_order.judging import nearest_codes
 from l2fmt.optimize.second_order.model import Model
 from l2fmt.optimize.second_order.norms import Rescaled, with_cheap_norms
 from l2fmt.optimize.second_order.rounding import Rounding
-from l2fmt.optimize.synthesis import check_count, with_synthetic
+from l2fmt.optimize.synthesis import with_synthetic
 
 _MOST_PATHS = 1000  # what they take grows with them, and what they gain hardly does
 _SHARE_IN_ORDER = 0.75  # of the samples; the others say whether rounding in order was of use
@@ -94,10 +94,10 @@ class SecondOrder(Method):
     instead: ClassVar[str] = "quantizes to a size: give a target ratio, or bits a weight"
 
     def __post_init__(self) -> None:
-        self._require_at_least_one("batch_size", "gradients", "paths")
+        self._require_at_least(1, "batch_size", "gradients", "paths")
         if self.paths > _MOST_PATHS:
             raise InputError(f"obs: paths must lie in [1, {_MOST_PATHS:,}], not {self.paths:,}")
-        check_count(self.synthetic)
+        self._require_at_least(0, "synthetic")
 
     def _compress(self, task: Task) -> Compressed:
         task = with_synthetic(task, self.synthetic, self.batch_size, self.seed)

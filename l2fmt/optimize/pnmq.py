@@ -61,7 +61,7 @@ class PowerNorm(Method):
             raise InputError(f"pnmq: rounding must be {' or '.join(ROUNDINGS)}, not {self.rounding!r}")
         if not self.simulated_ratio > 0:
             raise InputError(f"pnmq: simulated_ratio must be positive, not {self.simulated_ratio}")
-        self._require_at_least_one("batch_size")
+        self._require_at_least(1, "batch_size")
 
     def _compress(self, task: Task) -> Compressed:
         curvatures = {}

@@ -48,7 +48,7 @@ class GreedyRateDistortion(Method):
     def __post_init__(self) -> None:
         if self.rate_weight is not None and not self.rate_weight >= 0:
             raise InputError(f"rdoq: rate_weight must not be negative, not {self.rate_weight}")
-        self._require_at_least_one("refits", "batch_size")
+        self._require_at_least(1, "refits", "batch_size")
 
     def _compress(self, task: Task) -> Compressed:
         measured = curvatures_of(task, self.batch_size, self.blocks, seed=self.seed)

@@ -28,12 +28,6 @@ _NORMS_WEIGHT, _VARIATION_WEIGHT = 900.0, 10.0  # beside the cross-entropy
 _SHIFTED = 14  # pictures are shifted by up to this part of their sides, so that no place is special
 
 
-def check_count(synthetic: int) -> None:
-    """Raise InputError for a number of samples to make that is negative."""
-    if synthetic < 0:
-        raise InputError(f"synthetic samples cannot be {synthetic:,}")
-
-
 def with_synthetic(task: Task, count: int, batch_size: int, seed: int) -> Task:
     """Return the task with so many more calibration samples, made of its own `batch_size` at a time.
 

@@ -172,7 +172,7 @@ def test_other_models_are_refused(module: nn.Module, data: Any, message: str) ->
 
 @pytest.mark.parametrize("method", ["obs", "best"])
 def test_a_negative_number_is_refused(method: str) -> None:
-    with pytest.raises(InputError, match="-1"):
+    with pytest.raises(InputError, match="synthetic must be at least 0, not -1"):
         get_method(method, {"synthetic": -1})
 
 
