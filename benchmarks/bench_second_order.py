@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.environment import environment
 from l2fmt.optimize.second_order.curvature import Curvature
-from l2fmt.optimize.second_order.rounding import Rounder, Rounding
+from l2fmt.optimize.second_order.rounding import CodeCosts, Rounder, Rounding
 
 SHAPES = ((64, 576), (384, 1536), (512, 4608))  # rows, columns: a small convolution, a transformer's, a large one
 PATHS, PASSES = (1, 8), (0, 2)  # of error feedback, of descent
@@ -52,18 +52,17 @@ def bench(rows: int, columns: int, repeat: int) -> dict[str, Any]:
     weights = random.standard_normal((rows, columns), np.float32)
     factors, rounder = timed(lambda: Rounder.of(weights, curvature, Rounding(damping=0.05, row_damping=0.5)))
     row: dict[str, Any] = {"rows": rows, "columns": columns, "factors": factors}
-    costs = 1 + 1.2 * np.abs(np.arange(-LIMIT, LIMIT + 1, dtype=np.float32))[None]
-    classes, step = np.zeros(weights.size, np.uint8), 1.0
+    bits, step = 1 + 1.2 * np.abs(np.arange(-LIMIT, LIMIT + 1, dtype=np.float32))[None], 1.0
     slope = 0.3 * np.log(2) / 6 * rounder.level * step * step
+    costs = CodeCosts(bits, np.zeros(weights.size, np.uint8), slope)
     for paths, passes in product(PATHS, PASSES):
         runs = [
-            timed(lambda paths=paths, passes=passes: rounder.round(step, slope, costs, classes, LIMIT, passes, paths))
-            for _ in range(repeat)
+            timed(lambda paths=paths, passes=passes: rounder.round(step, costs, passes, paths)) for _ in range(repeat)
         ]
         codes, how = runs[0][1], f"{paths} paths, {passes} passes"
         row[how] = statistics.median(seconds for seconds, _ in runs)
         row[f"distance of {how}"] = curvature.distance(codes * np.float32(step) - weights) / codes.size
-        row[f"bits of {how}"] = float(costs[0, codes + LIMIT].mean())
+        row[f"bits of {how}"] = float(bits[0, codes + LIMIT].mean())
     return row
 
 

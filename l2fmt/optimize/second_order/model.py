@@ -13,7 +13,7 @@ from l2fmt.optimize.base import Progress, WeightTensor, decoded
 from l2fmt.optimize.code_lengths import code_costs, fit_tables
 from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.factor import Factor
-from l2fmt.optimize.second_order.rounding import Rounder, Rounding
+from l2fmt.optimize.second_order.rounding import CodeCosts, Rounder, Rounding
 from l2fmt.pipeline import QuantizedTensor
 from l2fmt.transforms import Uniform
 
@@ -123,13 +123,13 @@ class Model:
         step = float(np.float32(max(scale * self._bases[number], self._finest_steps[number])))
         size = rounder.weights.size
         limit = min(2 * int(np.abs(rounder.weights).max(initial=0) / step) + 2, _MAX_CODE)
-        costs, classes, slope = np.zeros((1, 2 * limit + 1), np.float32), np.zeros(size, np.uint8), 0.0
+        costs = CodeCosts.none(limit, size)
         if tables is not None:
-            costs, classes = code_costs(tables[0], limit), tables[1][number].slice(0, size)
             # lambda of this step: distance a bit, of a rounding error at the tensor's typical curvature
             slope = rounding.rate_weight * log(2) / 6 * self._levels[number] * step * step
+            costs = CodeCosts(code_costs(tables[0], limit), tables[1][number].slice(0, size), slope)
         passes, paths = (rounding.passes, rounding.paths) if careful else (0, 1)
-        codes = rounder.round(step, slope, costs, classes, limit, passes, paths)
+        codes = rounder.round(step, costs, passes, paths)
         return QuantizedTensor(
             tensor.name,
             tensor.dtype,

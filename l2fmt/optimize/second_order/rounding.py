@@ -43,6 +43,31 @@ class Rounding:
 
 
 @dataclass(frozen=True, eq=False)
+class CodeCosts:
+    """What codes cost: bits float32[tables, 2 * limit + 1] of the codes from -limit to limit, by the table of each
+    weight, classes uint8[weights]; and the distance that a bit is worth, the slope.
+    """
+
+    bits: np.ndarray
+    classes: np.ndarray
+    slope: float
+
+    @classmethod
+    def none(cls, limit: int, weights: int) -> "CodeCosts":
+        """Return those of codes up to a limit that cost nothing."""
+        return cls(np.zeros((1, 2 * limit + 1), np.float32), np.zeros(weights, np.uint8), 0.0)
+
+    @property
+    def tables(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Bits, classes and limit, as kernels take them."""
+        return self.bits, self.classes, self.bits.shape[1] // 2
+
+    def in_steps(self, step: float, turns: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> "CodeCosts":
+        """Return them for distances in squared steps, and for weights of a shape in the order of rounding."""
+        return CodeCosts(self.bits, self.classes.reshape(shape)[turns], self.slope / (step * step))
+
+
+@dataclass(frozen=True, eq=False)
 class Rounder:
     """A layer ready to be rounded.
 
@@ -97,17 +122,8 @@ class Rounder:
             shaped = shaped / np.repeat(self.column_scale, self.weights.shape[2] // len(self.column_scale))
         return replace(self, weights=np.ascontiguousarray(shaped, np.float32))
 
-    def round(
-        self,
-        step: float,
-        slope: float,
-        costs: np.ndarray,
-        classes: np.ndarray,
-        limit: int,
-        passes: int,
-        paths: int = 1,
-    ) -> np.ndarray:
-        """Return the codes, int32[rows of all groups, columns], of the least distance + slope * bits at a step.
+    def round(self, step: float, costs: CodeCosts, passes: int, paths: int = 1) -> np.ndarray:
+        """Return the codes, int32[rows of all groups, columns], of the least distance and costs at a step.
 
         Error feedback follows so many `paths`, then there are so many `passes` of descent.
         """
@@ -118,32 +134,22 @@ class Rounder:
             self.columns.places(columns)[:, None],
         )
         scaled = self.weights[turns] * np.float32(1 / step)
-        classes = classes.reshape(scaled.shape)[turns]
         found = np.empty(scaled.shape, np.int32)
-        found[turns] = self._codes(scaled, slope / (step * step), costs, classes, limit, passes, paths)
+        found[turns] = self._codes(scaled, costs.in_steps(step, turns, scaled.shape), passes, paths)
         return found.reshape(-1, columns)
 
-    def _codes(
-        self,
-        scaled: np.ndarray,
-        worth: float,
-        costs: np.ndarray,
-        classes: np.ndarray,
-        limit: int,
-        passes: int,
-        paths: int,
-    ) -> np.ndarray:
-        """Return the codes of weights in steps, all in the order of rounding; `worth` of a bit is in squared steps."""
+    def _codes(self, scaled: np.ndarray, costs: CodeCosts, passes: int, paths: int) -> np.ndarray:
+        """Return the codes of weights in steps, all in the order of rounding."""
         from l2fmt.optimize.second_order import _kernels
 
         groups, count, columns = scaled.shape
         codes = np.empty(scaled.shape, np.int32)
         if self.columns.feedback is None:
-            slopes = (worth / self.rows.diagonal).astype(np.float32)
+            slopes = (costs.slope / self.rows.diagonal).astype(np.float32)
             hessian = self.columns.matrix.astype(np.float32)
-            _kernels.round_alone(scaled, hessian, slopes, costs, classes, limit, codes)
+            _kernels.round_alone(scaled, hessian, slopes, *costs.tables, codes)
             return codes
-        slopes = (worth / self.rows.pivots).astype(np.float32)
+        slopes = (costs.slope / self.rows.pivots).astype(np.float32)
         feedback = self.columns.feedback.astype(np.float32)
         by_row = self.rows.feedback
         row_feedback = np.empty((groups, 0, 0), np.float32) if by_row is None else by_row.astype(np.float32)
@@ -152,24 +158,15 @@ class Rounder:
             last = min(first + _BLOCK, columns)
             errors = np.empty((groups, count, last - first), np.float32)
             _kernels.feed_back(
-                left, shifts, feedback, row_feedback, slopes, costs, classes, limit, paths, first, last, codes, errors
+                left, shifts, feedback, row_feedback, slopes, *costs.tables, paths, first, last, codes, errors
             )
             if last < columns:
                 shifts[:, :, last:] -= errors @ feedback[:, first:last, last:]
         if passes:
-            self._descend(scaled, worth, costs, classes, limit, passes, codes)
+            self._descend(scaled, costs, passes, codes)
         return codes
 
-    def _descend(
-        self,
-        scaled: np.ndarray,
-        worth: float,
-        costs: np.ndarray,
-        classes: np.ndarray,
-        limit: int,
-        passes: int,
-        codes: np.ndarray,
-    ) -> None:
+    def _descend(self, scaled: np.ndarray, costs: CodeCosts, passes: int, codes: np.ndarray) -> None:
         """Change single codes, in place, as long as that pays, in so many passes over all rows."""
         from l2fmt.optimize.second_order import _kernels
 
@@ -178,7 +175,7 @@ class Rounder:
         shares = np.empty((groups, 0, 0), np.float32)
         if self.rows.feedback is not None:
             shares = (self.rows.matrix / diagonal[:, :, None]).astype(np.float32)
-        slopes = (worth / diagonal).astype(np.float32)
+        slopes = (costs.slope / diagonal).astype(np.float32)
         hessian = self.columns.matrix.astype(np.float32)
         products = (codes.astype(np.float32) - scaled) @ hessian
         for _ in range(passes):
@@ -188,7 +185,7 @@ class Rounder:
                 here = products[:, first:last]
                 gradients = shares[:, first:last] @ products if shares.size else here.copy()
                 changed += _kernels.descend(
-                    products, gradients, hessian, shares, slopes, costs, classes, limit, first, last, codes
+                    products, gradients, hessian, shares, slopes, *costs.tables, first, last, codes
                 )
             if not changed:
                 break

@@ -9,7 +9,7 @@ import torch
 from l2fmt.optimize.second_order import _kernels
 from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.factor import Factor
-from l2fmt.optimize.second_order.rounding import Rounder, Rounding
+from l2fmt.optimize.second_order.rounding import CodeCosts, Rounder, Rounding
 from tests.optimize.second_order.factors import natural
 
 LIMIT = 12
@@ -33,20 +33,20 @@ def problem(
     return random.normal(size=(rows * groups, columns)).astype(np.float32), Curvature(hessian, sensitivity)
 
 
-def free(columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Costs and classes of codes that cost nothing."""
-    return np.zeros((1, 2 * LIMIT + 1), np.float32), np.zeros(columns, np.uint8)
+def free(weights: int) -> CodeCosts:
+    return CodeCosts.none(LIMIT, weights)
 
 
-def bits_of_laplace() -> np.ndarray:
-    return (0.7 + 1.5 * np.abs(np.arange(-LIMIT, LIMIT + 1))).astype(np.float32)[None]
+def laplace(weights: int, slope: float) -> CodeCosts:
+    bits = (0.7 + 1.5 * np.abs(np.arange(-LIMIT, LIMIT + 1))).astype(np.float32)[None]
+    return CodeCosts(bits, np.zeros(weights, np.uint8), slope)
 
 
-def objective(rounder: Rounder, codes: np.ndarray, step: float, slope: float, costs: np.ndarray) -> float:
+def objective(rounder: Rounder, codes: np.ndarray, step: float, costs: CodeCosts) -> float:
     error = (codes.reshape(rounder.weights.shape) * step - rounder.weights).astype(np.float64)
     rows, columns = natural(rounder.rows), natural(rounder.columns)
     distance = np.einsum("gri,gij,gsj,gsr->", error, columns, error, rows, optimize=True)
-    return float(distance) + slope * float(costs[0, codes + LIMIT].sum())
+    return float(distance) + costs.slope * float(costs.bits[0, codes + LIMIT].sum())
 
 
 @pytest.mark.parametrize("across_rows", [False, True])
@@ -57,8 +57,8 @@ def test_feedback_is_sequential_elimination(columns: int, groups: int, across_ro
     rows = 3
     weights, curvature = problem(rows, columns, groups, across_rows=across_rows)
     rounder, step = Rounder.of(weights, curvature, Rounding(damping=0.05, row_damping=0.05)), 0.4
-    costs, classes = free(weights.size)
-    found = rounder.round(step, 0.0, costs, classes, LIMIT, 0).reshape(groups, rows, columns)
+    costs = free(weights.size)
+    found = rounder.round(step, costs, 0).reshape(groups, rows, columns)
     by_row, by_column = natural(rounder.rows), natural(rounder.columns)
     for group, given in enumerate(found):
         turns = np.ix_(
@@ -82,11 +82,11 @@ def test_feedback_is_sequential_elimination(columns: int, groups: int, across_ro
 def test_feedback_beats_plain_rounding_and_descent_beats_feedback(across_rows: bool) -> None:
     weights, curvature = problem(16, 40, across_rows=across_rows)
     rounder, step = Rounder.of(weights, curvature, Rounding(damping=0.01)), 0.5
-    costs, classes = free(weights.size)
+    costs = free(weights.size)
     plain = np.rint(weights / step).astype(np.int32)
-    fed = rounder.round(step, 0.0, costs, classes, LIMIT, 0)
-    descended = rounder.round(step, 0.0, costs, classes, LIMIT, 5)
-    errors = [objective(rounder, codes, step, 0.0, costs) for codes in (plain, fed, descended)]
+    fed = rounder.round(step, costs, 0)
+    descended = rounder.round(step, costs, 5)
+    errors = [objective(rounder, codes, step, costs) for codes in (plain, fed, descended)]
     assert errors[1] < 0.5 * errors[0] and errors[2] < errors[1]
 
 
@@ -94,15 +94,11 @@ def test_feedback_beats_plain_rounding_and_descent_beats_feedback(across_rows: b
 def test_enough_paths_find_the_best_codes_of_a_row(seed: int) -> None:
     """With rate and all beginnings followed, nothing is better: here all codes of a row can be tried."""
     weights, curvature = problem(1, 5, seed=seed)
-    rounder, step, slope, costs = Rounder.of(weights, curvature, Rounding(damping=0.01)), 0.5, 0.3, bits_of_laplace()
-    classes = np.zeros(weights.size, np.uint8)
+    rounder, step, costs = Rounder.of(weights, curvature, Rounding(damping=0.01)), 0.5, laplace(weights.size, 0.3)
     around = np.rint(weights[0] / step).astype(int)
     all_codes = product(*[range(max(c - 2, -LIMIT), min(c + 2, LIMIT) + 1) for c in around])
-    least = min(objective(rounder, np.array([codes]), step, slope, costs) for codes in all_codes)
-    greedy, found = (
-        objective(rounder, rounder.round(step, slope, costs, classes, LIMIT, 0, paths), step, slope, costs)
-        for paths in (1, 300)
-    )
+    least = min(objective(rounder, np.array([codes]), step, costs) for codes in all_codes)
+    greedy, found = (objective(rounder, rounder.round(step, costs, 0, paths), step, costs) for paths in (1, 300))
     assert found == pytest.approx(least, rel=1e-5)
     assert greedy >= least * (1 - 1e-5)
 
@@ -111,12 +107,9 @@ def test_enough_paths_find_the_best_codes_of_a_row(seed: int) -> None:
 @pytest.mark.parametrize("columns", [40, 210])  # 210: more than one block
 def test_more_paths_come_nearer(columns: int, across_rows: bool) -> None:
     weights, curvature = problem(16, columns, groups=2, across_rows=across_rows)
-    rounder, costs = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.5)), bits_of_laplace()
-    classes, slope = np.zeros(weights.size, np.uint8), 0.05 * rounder.level
-    found = [
-        objective(rounder, rounder.round(0.5, slope, costs, classes, LIMIT, 0, paths), 0.5, slope, costs)
-        for paths in (1, 4, 16)
-    ]
+    rounder = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.5))
+    costs = laplace(weights.size, 0.05 * rounder.level)
+    found = [objective(rounder, rounder.round(0.5, costs, 0, paths), 0.5, costs) for paths in (1, 4, 16)]
     assert found[1] < 0.99 * found[0] and found[2] < found[1]
 
 
@@ -146,12 +139,9 @@ def test_what_rows_make_up_for_is_worth_it() -> None:
     weights, curvature = problem(16, 40, across_rows=True)
     whole, step = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.01)), 0.5
     alone = Rounder.of(weights, curvature.by_row(), Rounding(damping=0.01, row_damping=0.01))
-    costs, classes = free(weights.size)
+    costs = free(weights.size)
     for passes in (0, 3):
-        errors = [
-            objective(whole, r.round(step, 0.0, costs, classes, LIMIT, passes), step, 0.0, costs)
-            for r in (alone, whole)
-        ]
+        errors = [objective(whole, r.round(step, costs, passes), step, costs) for r in (alone, whole)]
         assert errors[1] < 0.7 * errors[0]
 
 
@@ -160,24 +150,25 @@ def test_what_rows_make_up_for_is_worth_it() -> None:
 def test_descent_ends_where_no_single_change_helps(rows: int, across_rows: bool) -> None:
     weights, curvature = problem(rows, 12, across_rows=across_rows)
     rounder, step, slope = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.1)), 0.5, 0.05
-    costs = bits_of_laplace()
-    codes = rounder.round(step, slope, costs, np.zeros(weights.size, np.uint8), LIMIT, 100)
-    least = objective(rounder, codes, step, slope, costs)
+    costs = laplace(weights.size, slope)
+    codes = rounder.round(step, costs, 100)
+    least = objective(rounder, codes, step, costs)
     for r in range(codes.shape[0]):
         for i in range(codes.shape[1]):
             for change in (-1, 1):
                 other = codes.copy()
                 other[r, i] += change
-                assert objective(rounder, other, step, slope, costs) > least - 1e-4 * abs(least)
+                assert objective(rounder, other, step, costs) > least - 1e-4 * abs(least)
 
 
 def test_a_bit_that_costs_more_leaves_fewer_of_them() -> None:
     weights, curvature = problem(16, 40)
-    rounder, costs = Rounder.of(weights, curvature, Rounding(damping=0.01)), bits_of_laplace()
+    rounder = Rounder.of(weights, curvature, Rounding(damping=0.01))
     spent = []
     for slope in (0.0, 1.0, 10.0, 100.0):
-        codes = rounder.round(0.5, slope, costs, np.zeros(weights.size, np.uint8), LIMIT, 2)
-        spent.append(float(costs[0, codes + LIMIT].sum()))
+        costs = laplace(weights.size, slope)
+        codes = rounder.round(0.5, costs, 2)
+        spent.append(float(costs.bits[0, codes + LIMIT].sum()))
     assert spent == sorted(spent, reverse=True) and spent[0] > 1.5 * spent[-1]
 
 
@@ -185,7 +176,7 @@ def test_diagonal_curvature_rounds_each_weight_alone() -> None:
     weights, _ = problem(10, 7)
     curvature = Curvature(torch.ones(1, 7, dtype=torch.float64), torch.ones(10, dtype=torch.float64))
     rounder = Rounder.of(weights, curvature, Rounding())
-    codes = rounder.round(0.3, 0.0, *free(weights.size), LIMIT, 3)
+    codes = rounder.round(0.3, free(weights.size), 3)
     assert np.array_equal(codes, np.rint(weights * np.float32(1 / 0.3)))
 
 
@@ -194,15 +185,14 @@ def test_dead_inputs_and_rows_are_no_obstacle(paths: int) -> None:
     weights, curvature = problem(6, 10)
     curvature.hessian[:, 3] = curvature.hessian[:, :, 3] = 0
     curvature.sensitivity[2] = 0
-    costs = bits_of_laplace()
     rounder = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.01))
-    codes = rounder.round(0.5, 1.0, costs, np.zeros(weights.size, np.uint8), LIMIT, 2, paths)
+    codes = rounder.round(0.5, laplace(weights.size, 1.0), 2, paths)
     assert np.abs(codes[2]).sum() == 0, "a row that changes nothing is pruned"
     assert np.abs(codes[:, 3]).sum() == 0, "so is an input that is never there"
     assert np.abs(codes).sum() > 0
     nothing = Curvature(torch.zeros(1, 10, 10, dtype=torch.float64), torch.zeros(6, dtype=torch.float64))
     empty = Rounder.of(weights, nothing, Rounding(damping=0.01, row_damping=0.01)).round(
-        0.5, 0.0, *free(weights.size), LIMIT, 2, paths
+        0.5, free(weights.size), 2, paths
     )
     assert np.abs(empty).max() <= LIMIT
 
@@ -211,6 +201,6 @@ def test_dead_inputs_and_rows_are_no_obstacle(paths: int) -> None:
 def test_codes_stay_within_their_limit(paths: int) -> None:
     weights, curvature = problem(6, 30)
     rounder = Rounder.of(weights * 1000, curvature, Rounding(damping=0.01))
-    codes = rounder.round(0.5, 0.0, *free(weights.size), LIMIT, 3, paths)
+    codes = rounder.round(0.5, free(weights.size), 3, paths)
     assert np.abs(codes).max() == LIMIT
     assert _kernels.descend.signatures  # compiled once for all of these

@@ -6,7 +6,7 @@ import torch
 
 from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.factor import Factor
-from l2fmt.optimize.second_order.rounding import Rounder, Rounding
+from l2fmt.optimize.second_order.rounding import CodeCosts, Rounder, Rounding
 from l2fmt.optimize.second_order.scales import paying_scales, saving
 from l2fmt.transforms import exact_octaves
 from tests.optimize.second_order.factors import natural
@@ -70,10 +70,10 @@ def test_rounding_with_scales_is_rounding_of_scaled_weights(groups: int, positio
         Rounding(by_importance=False),
     )
     assert other.row_scale is None and scaled.level == pytest.approx(other.level, rel=0.02)
-    costs, classes = np.abs(np.arange(-30, 31, dtype=np.float32))[None], np.zeros(weights.size, np.uint8)
+    bits, classes = np.abs(np.arange(-30, 31, dtype=np.float32))[None], np.zeros(weights.size, np.uint8)
     step = 0.3
     slope = 0.1 * scaled.level * step**2
-    found, expected = (r.round(step, slope, costs, classes, 30, 1) for r in (scaled, other))
+    found, expected = (r.round(step, CodeCosts(bits, classes, slope), 1) for r in (scaled, other))
     assert (found != expected).mean() < 0.06  # the little that is added counts differently
 
 
@@ -95,8 +95,8 @@ def test_factors_with_scales_are_those_of_scaled_weights(groups: int, positions:
     typical = np.exp(np.linalg.slogdet(natural(scaled.columns))[1].mean() / weights.shape[1])
     assert scaled.level == pytest.approx(typical * scaled.rows.pivots.mean())
 
-    step, classes = 0.3, np.zeros(weights.size, np.uint8)
-    codes = scaled.round(step, 0.0, np.zeros((1, 61), np.float32), classes, 30, 1)
+    step = 0.3
+    codes = scaled.round(step, CodeCosts.none(30, weights.size), 1)
     errors = (codes * step - scaled.weights.reshape(weights.shape)).reshape(groups, -1, weights.shape[1])
     by_scaled = np.einsum("gri,gij,grj,grr->", errors, natural(scaled.columns), errors, natural(scaled.rows))
     errors = ((codes * step) * rows * columns - weights).astype(np.float32)
@@ -105,7 +105,7 @@ def test_factors_with_scales_are_those_of_scaled_weights(groups: int, positions:
 
 def test_scales_lessen_the_distance_that_the_same_rate_leaves() -> None:
     weights, curvature = uneven_problem(1, 64, 48, 1)
-    costs, classes = np.zeros((1, 8001), np.float32), np.zeros(weights.size, np.uint8)
+    costs = CodeCosts.none(4000, weights.size)
     distances = []
     for positions in (None, 1):
         rounder = Rounder.of(weights, curvature, Rounding(scales=True), positions)
@@ -113,6 +113,6 @@ def test_scales_lessen_the_distance_that_the_same_rate_leaves() -> None:
         for axis, own in enumerate((rounder.row_scale, rounder.column_scale)):
             scale = scale if own is None else scale * np.expand_dims(own, 1 - axis)
         step = 0.1 / float(np.exp(np.log(scale).mean()))  # the same rate, if steps are fine
-        codes = rounder.round(step, 0.0, costs, classes, 4000, 2)
+        codes = rounder.round(step, costs, 2)
         distances.append(curvature.distance((codes * step * scale).astype(np.float32) - weights))
     assert distances[1] < 0.6 * distances[0]
