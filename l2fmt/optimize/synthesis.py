@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from l2fmt.errors import InputError
 from l2fmt.inputs.calibration import CalibrationSet
+from l2fmt.inputs.columns import MAX_BYTES
 from l2fmt.optimize.base import Task
 from l2fmt.optimize.learning.distillation import teacher_of
 from l2fmt.optimize.learning.taps import float_tensors
@@ -31,11 +32,15 @@ _SHIFTED = 14  # pictures are shifted by up to this part of their sides, so that
 def with_synthetic(task: Task, count: int, batch_size: int, seed: int) -> Task:
     """Return the task with so many more calibration samples, made of its own `batch_size` at a time.
 
-    Raises InputError for a model that is no classifier of pictures with batch norms.
+    Raises InputError for a model that is no classifier of pictures with batch norms, and for more samples than memory
+    may hold.
     """
     calibration = task.calibration
     if not count or calibration is None:
         return task
+    nbytes = sum(tensor.nbytes for tensor in next(calibration.samples.in_order(1)).args)
+    if count * nbytes > MAX_BYTES:
+        raise InputError(f"{count:,} synthetic samples of {nbytes:,} bytes exceed the {MAX_BYTES:,} allowed in memory")
     maker = _Maker(calibration.module, calibration.samples, batch_size, seed)
 
     def batches() -> Iterator[Tensor]:
@@ -43,7 +48,7 @@ def with_synthetic(task: Task, count: int, batch_size: int, seed: int) -> Task:
         while made < count:
             for batch in calibration.samples.sample(batch_size, count, seed + made):
                 task.progress("making samples", made / count)
-                yield maker.made_of(batch.args[0])
+                yield maker.made_of(batch.args[0])[: count - made]
                 made += batch_size
                 if made >= count:
                     return

@@ -106,6 +106,17 @@ def test_any_number_of_any_number(given: int, count: int, batch_size: int) -> No
     assert torch.isfinite(new).all() and len(new.flatten(1).unique(dim=0)) == count
 
 
+def test_more_than_memory_may_hold_are_refused_at_once() -> None:
+    with pytest.raises(InputError, match="10,000,000 synthetic samples of 1,728 bytes exceed"):
+        with_synthetic(task(classifier(), pictures(5, 2)), 10_000_000, 4, 0)
+
+
+def test_all_that_are_made_are_used() -> None:
+    calibration = with_synthetic(task(classifier(), pictures(5, 2)), 7, 4, 0).calibration
+    assert calibration is not None
+    assert calibration.samples.count == 12 and calibration.samples.notes == []
+
+
 def test_pictures_of_several_sizes() -> None:
     data = [pictures(6, 2), pictures(6, 3)[:, :, :8, :10]]
     calibration = with_synthetic(task(classifier(), data), 16, 4, 0).calibration
