@@ -2,9 +2,9 @@
 
 Pictures that are few, or of other things than a model was trained on, reach few of the directions that inputs of its
 last layers can have, and what is fitted to them is wrong in the others. The model itself knows what is missing: copies
-of the pictures are moved a little, until it sees in each a class drawn by chance, while what goes into its batch norms
-keeps the mean and the variance that they remember of the training (DeepInversion, Yin et al. 2020, Eq. 2 to 4, which
-begins with noise and takes thousands of iterations for pictures that please the eye).
+of the pictures are moved a little, until it sees in most of them a class drawn by chance, while what goes into its
+batch norms keeps the mean and the variance that they remember of the training (DeepInversion, Yin et al. 2020, section
+3.2, which begins with noise and takes thousands of iterations for pictures that please the eye).
 """
 
 from collections.abc import Iterator
@@ -41,9 +41,9 @@ def with_synthetic(task: Task, count: int, batch_size: int, seed: int) -> Task:
     nbytes = sum(tensor.nbytes for tensor in next(calibration.samples.in_order(1)).args)
     if count * nbytes > MAX_BYTES:
         raise InputError(f"{count:,} synthetic samples of {nbytes:,} bytes exceed the {MAX_BYTES:,} allowed in memory")
-    maker = _Maker(calibration.module, calibration.samples, batch_size, seed)
 
     def batches() -> Iterator[Tensor]:
+        maker = _Maker(calibration.module, calibration.samples, batch_size, seed)
         made = 0
         while made < count:
             for batch in calibration.samples.sample(batch_size, count, seed + made):
@@ -53,7 +53,8 @@ def with_synthetic(task: Task, count: int, batch_size: int, seed: int) -> Task:
                 if made >= count:
                     return
 
-    samples = calibration.samples.joined(CalibrationSet.of(batches(), count))
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+        samples = calibration.samples.joined(CalibrationSet.of(batches(), count))
     return replace(task, calibration=replace(calibration, samples=samples))
 
 
@@ -114,8 +115,7 @@ class _Maker:
 
     def _loss(self, x: Tensor, classes: Tensor, deviation: float) -> Tensor:
         self._mismatch.clear()
-        with torch.enable_grad():
-            logits = next(float_tensors(self._teacher.module(x)))
+        logits = next(float_tensors(self._teacher.module(x)))
         if not logits.requires_grad:
             raise InputError("synthetic samples are made for models whose outputs have a gradient")
         variation = x.diff(dim=2).square().mean() + x.diff(dim=3).square().mean()
