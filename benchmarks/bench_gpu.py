@@ -9,10 +9,12 @@ Every case is first compared with the CPU, bit for bit. Then:
   blocks that cost at most 0.5 %. Sizes: 1 M, ResNet-18 (its 21 large tensors, 11.7 M in all, a stream each), 126 M,
   1 G, and with a class map 12 M.
 * `encode`: kernels alone, from symbols on the GPU to blocks.
+* `kernels`: kernels alone, of all tensors of a file as `l2fmt` makes it, weights of two bits and biases, to float32.
 * `load`: `load_file` of a file on disk that was read before, to the GPU, beside `torch.load` and safetensors with the
-  same tensors in float32. "points" is the file with resume points every 2**17 symbols, whose size is said too.
+  same tensors in float32. "points" is the file with the resume points of `l2fmt index`, whose size is said too.
 
-Inputs and outputs take turns, so that no cache holds them. Times are medians. GB/s are of what is written (encoding:
+Inputs and outputs take turns, so that no cache holds them, and the GPU has been busy for a while when it is measured,
+so that its clock is up. Results are written after every case. Times are medians. GB/s are of what is written (encoding:
 read), `share` is what is read and written against the bandwidth of a copy on the same GPU. Long streams repeat 2**22
 different symbols. It takes 8 GB of the GPU's memory and of the CPU's.
 """
@@ -43,16 +45,20 @@ from l2codec import ClassMap, TableSet, Values, encode
 from l2codec.cuda.decoding import Decoding, DeviceStream
 from l2codec.cuda.device import Device
 from l2codec.cuda.encoding import Encoding
+from l2fmt.container import Reader
 from l2fmt.dtypes import DTYPES
+from l2fmt.indexing import INTERVAL
 from l2fmt.pipeline import Encoding as FileEncoding
 from l2fmt.pipeline import PlainTensor, QuantizedTensor, write_files
+from l2fmt.pipeline.on_device import Batch, Target, read_points
 from l2fmt.transforms import Uniform
 
 LANES, OVERHEAD = 32, 0.005
 PIECE = 1 << 22  # different symbols
 CLASSED = 12_000_000  # symbols with a class map
 CACHE_BYTES = 128 << 20  # more than any cache of a GPU holds
-RESUME_INTERVAL = 1 << 17
+WARM_SECONDS = 0.2  # of work before anything is measured: an idle GPU has a slow clock
+_HEAD_START = 2_000_000  # cycles that a GPU waits for the host to ask for all that is measured, some 1 ms
 DEFAULT = Path(__file__).parent / "results" / "gpu.json"
 
 RESNET18 = (
@@ -99,6 +105,7 @@ class Gpu:
 
     def milliseconds(self, function: Callable[[], object]) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(_HEAD_START)  # pyright: ignore[reportAttributeAccessIssue]
         start.record()
         function()
         end.record()
@@ -165,10 +172,15 @@ def main() -> int:
         print(f"bench_gpu: {error}", file=sys.stderr)
         return 2
     sizes = {name: SIZES[name] for name in arguments.sizes}
-    result = measure(gpu, sizes, arguments.bits, {} if arguments.no_load else MODELS, arguments.repeat)
-    result |= {"command": "benchmarks.bench_gpu", "gpu": gpu.name, "environment": environment()}
+    started, rows = time.monotonic(), []
+    about = {"command": "benchmarks.bench_gpu", "gpu": gpu.name, "environment": environment()}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    models = {} if arguments.no_load else MODELS
+    for row in measure(gpu, sizes, arguments.bits, models, arguments.repeat):
+        rows.append(row)
+        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+        result = about | {"repeat": arguments.repeat, "seconds": time.monotonic() - started, "results": rows}
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")  # now: there may be no time for all cases
     return 0
 
 
@@ -181,17 +193,13 @@ def measure(
     piece: int = PIECE,
     classed: int = CLASSED,
     copied: int = 1 << 30,
-) -> dict[str, Any]:
-    """Return the results of all cases, and print each; raises AssertionError if a result is not that of the CPU."""
-    started, rows = time.monotonic(), []
+) -> Iterator[dict[str, Any]]:
+    """Yield the result of each case; raises AssertionError if one is not that of the CPU."""
     bandwidth = copy_bandwidth(machine, copied, repeat)
-    print(f"copy: {bandwidth / 1e9:.0f} GB/s read and written", flush=True)
+    yield {"case": "copy", "GB/s": bandwidth / 1e9}
 
-    def add(row: dict[str, Any]) -> None:
-        if "moved" in row:
-            row["share"] = row.pop("moved") / row["ms"] * 1e3 / bandwidth
-        rows.append(row)
-        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+    def with_share(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"share": row.pop("moved") / row["ms"] * 1e3 / bandwidth}
 
     for rate in bits:
         symbols, table, *_ = make_symbols(rate, piece)
@@ -201,13 +209,16 @@ def measure(
         cases.append((f"{classed / 1e6:.3g} M, class map", Symbols(several, tables, classes, rate), [classed]))
         for name, given, counts in cases:
             for word in ("u8", "bf16"):
-                add({"size": name} | bench_decode(machine, given, counts, word, repeat))
+                yield with_share({"size": name} | bench_decode(machine, given, counts, word, repeat))
             if len(counts) == 1:
-                add({"size": name} | bench_encode(machine, given, counts[0], repeat))
+                yield with_share({"size": name} | bench_encode(machine, given, counts[0], repeat))
     for name, shapes in models.items():
-        for row in bench_load(machine, shapes, repeat):
-            add({"model": name} | row)
-    return {"copy_bandwidth": bandwidth, "repeat": repeat, "seconds": time.monotonic() - started, "results": rows}
+        with tempfile.TemporaryDirectory() as folder:
+            paths, state = write_model(Path(folder), shapes)
+            for kind in ("l2c", "points.l2c"):
+                yield with_share({"model": name, "file": kind} | bench_kernels(machine, paths[kind], state, repeat))
+            for row in bench_load(machine, paths, state, repeat):
+                yield {"model": name} | row
 
 
 def copy_bandwidth(machine: Machine, nbytes: int, repeat: int) -> float:
@@ -217,9 +228,13 @@ def copy_bandwidth(machine: Machine, nbytes: int, repeat: int) -> float:
 
 
 def median(machine: Machine, functions: Sequence[Callable[[], object]], repeat: int) -> float:
-    """Return the median of milliseconds of functions that take turns, each called once before."""
-    for function in functions:
-        machine.milliseconds(function)
+    """Return the median of milliseconds of functions that take turns, each called before, until the clock is up."""
+    started = time.monotonic()
+    while True:
+        for function in functions:
+            machine.milliseconds(function)
+        if time.monotonic() - started >= WARM_SECONDS:
+            break
     times = [machine.milliseconds(functions[i % len(functions)]) for i in range(max(repeat, len(functions)))]
     return statistics.median(times)
 
@@ -264,8 +279,8 @@ def bench_encode(machine: Machine, given: Symbols, count: int, repeat: int) -> d
     return {"case": "encode", "bits": given.bits, "symbols": count, "bytes": len(expected)} | rates
 
 
-def bench_load(machine: Machine, shapes: Sequence[tuple[int, ...]], repeat: int) -> Iterator[dict[str, Any]]:
-    """Measure loading of a model to the device, and of the same tensors from files of others."""
+def write_model(folder: Path, shapes: Sequence[tuple[int, ...]]) -> tuple[dict[str, Path], dict[str, torch.Tensor]]:
+    """Write a model of these weights, and biases, to files of each kind; return their paths and the tensors."""
     rng, tensors = np.random.default_rng(0), []
     laplace = partial(rng.laplace, 0.0, scale_of(2.0))
     codes = {shape: laplace(shape).clip(-15, 15).round().astype(np.int8) for shape in dict.fromkeys(shapes)}
@@ -273,29 +288,63 @@ def bench_load(machine: Machine, shapes: Sequence[tuple[int, ...]], repeat: int)
         bias = rng.standard_normal(shape[0]).astype(np.float32)
         tensors.append(QuantizedTensor(f"{number}.weight", DTYPES["F32"], shape, codes[shape], Uniform(0.01)))
         tensors.append(PlainTensor(f"{number}.bias", DTYPES["F32"], bias.shape, lambda bias=bias: bias, 6))
-    threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as name:
-        paths = {kind: Path(name, kind) for kind in ("l2c", "points.l2c", "pt", "safetensors")}
-        for kind, interval in (("l2c", None), ("points.l2c", RESUME_INTERVAL)):
-            write_files(paths[kind], tensors, {}, {}, FileEncoding(resume_interval=interval, threads=threads))
-        state = l2fmt.load_file(paths["l2c"])
-        torch.save(state, paths["pt"])
-        save_safetensors(state, paths["safetensors"])
-        loaders: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
-            "l2c": lambda: machine.load(paths["l2c"]),
-            "points.l2c": lambda: machine.load(paths["points.l2c"]),
-            "pt": lambda: torch.load(paths["pt"], map_location=machine.device, weights_only=True),
-            "safetensors": lambda: load_safetensors(paths["safetensors"], device=str(machine.device)),
-        }
-        times = {}
-        for kind, load in loaders.items():
-            found = load()
-            assert all(torch.equal(tensor, found[key].cpu()) for key, tensor in state.items()), f"{kind}: other tensors"
-            del found
-            times[kind] = statistics.median(_seconds(machine, load) for _ in range(min(repeat, 7)))
-        for kind, seconds in times.items():
-            stored = paths[kind].stat().st_size
-            yield {"case": "load", "file": kind, "bytes": stored, "ms": 1e3 * seconds, "x": times["pt"] / seconds}
+    paths = {kind: folder / kind for kind in ("l2c", "points.l2c", "pt", "safetensors")}
+    for kind, interval in (("l2c", None), ("points.l2c", INTERVAL)):
+        encoding = FileEncoding(resume_interval=interval, threads=torch.get_num_threads())
+        write_files(paths[kind], tensors, {}, {}, encoding)
+    state = l2fmt.load_file(paths["l2c"])
+    torch.save(state, paths["pt"])
+    save_safetensors(state, paths["safetensors"])
+    return paths, state
+
+
+def bench_kernels(machine: Machine, path: Path, state: Mapping[str, torch.Tensor], repeat: int) -> dict[str, Any]:
+    """Measure what the device does to decode a file that has been copied to it."""
+    with Reader(path) as reader:
+        groups, batches, outputs = reader.index.groups, [], []
+        written = sum(group.nbytes for group in groups)
+        for _ in range(max(1, min(16, CACHE_BYTES // written))):
+            memory = [torch.zeros(group.nbytes, dtype=torch.uint8, device=machine.device) for group in groups]
+            targets = [Target(reader, number, part.data_ptr()) for number, part in enumerate(memory)]
+            batches.append(Batch.of(targets, read_points(targets), machine.open()))
+            batches[-1].decoding.prepare()
+            outputs.append(memory)
+        milliseconds = median(machine, [batch.decoding.launch for batch in batches], repeat)
+        for batch, memory in zip(batches, outputs, strict=True):
+            batch.finish()
+            for group, part in zip(groups, memory, strict=True):
+                ends = np.cumsum([entry.nbytes for entry in group.tensors])[:-1].tolist()
+                for entry, found in zip(group.tensors, part.cpu().tensor_split(ends), strict=True):
+                    assert torch.equal(found.view(torch.float32), state[entry.name].reshape(-1)), "other values"
+    stored = path.stat().st_size
+    return {
+        "case": "kernels",
+        "bytes": stored,
+        "ms": milliseconds,
+        "GB/s": written / milliseconds / 1e6,
+        "moved": stored + written,
+    }
+
+
+def bench_load(
+    machine: Machine, paths: Mapping[str, Path], state: Mapping[str, torch.Tensor], repeat: int
+) -> Iterator[dict[str, Any]]:
+    """Measure loading of a model to the device, and of the same tensors from files of others."""
+    loaders: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
+        "l2c": lambda: machine.load(paths["l2c"]),
+        "points.l2c": lambda: machine.load(paths["points.l2c"]),
+        "pt": lambda: torch.load(paths["pt"], map_location=machine.device, weights_only=True),
+        "safetensors": lambda: load_safetensors(paths["safetensors"], device=str(machine.device)),
+    }
+    times = {}
+    for kind, load in loaders.items():
+        found = load()
+        assert all(torch.equal(tensor, found[key].cpu()) for key, tensor in state.items()), f"{kind}: other tensors"
+        del found
+        times[kind] = statistics.median(_seconds(machine, load) for _ in range(min(repeat, 7)))
+    for kind, seconds in times.items():
+        stored = paths[kind].stat().st_size
+        yield {"case": "load", "file": kind, "bytes": stored, "ms": 1e3 * seconds, "x": times["pt"] / seconds}
 
 
 def _seconds(machine: Machine, load: Callable[[], object]) -> float:

@@ -10,9 +10,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, object]:
-    """Return commit (with "+" if the tree is changed), processor, cores, and versions of what matters to speed."""
+    """Return commit, processor, cores, and versions of what matters to speed.
+
+    The commit is "?" where git does not know it, and has a "+" if the tree is changed.
+    """
     return {
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": (_git("rev-parse", "--short", "HEAD") or "?")
+        + ("+" if _git("status", "--porcelain", "-uno") else ""),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -21,7 +25,10 @@ def environment() -> dict[str, object]:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
+        return ""
     return done.stdout.strip()
 
 

@@ -97,7 +97,7 @@ def pack(
             bit.
         keep: patterns of names that keep every bit, vectors included.
         key: which entry of a checkpoint holds the state dict, where that is not clear.
-        resume_interval: add resume points for parallel decoding every so many symbols.
+        resume_interval: add resume points for parallel decoding, every so many symbols of a lane; see `index`.
         max_shard_bytes: split into files that hold at most so many bytes of tensors each.
         progress: called with the stage and the share done of it.
 

@@ -14,7 +14,7 @@ from l2fmt.errors import InputError
 from l2fmt.pipeline import find_resume
 from l2fmt.pipeline.files import CountingFile
 
-INTERVAL = 1 << 17  # symbols: 0.4 % of a stream of 2 bits a symbol in 32 lanes
+INTERVAL = 1 << 12  # symbols of a lane: points are 0.4 % of a stream of 2 bits a symbol, whatever its lanes
 _SCHEMA = 1
 
 
@@ -56,7 +56,8 @@ def index(
         source: a `.l2c` file, a shard index, a folder with one of them, bytes, or a binary file.
         target: a path or a binary file object. None: a path is replaced, atomically, by what it holds now, shards one
             after the other; of any other source the file is in `IndexResult.data`.
-        interval: symbols from a point to the next, a multiple of 32 from 256 on. Only `rans` streams have points.
+        interval: symbols of each lane of a stream from a point to the next, at least 8. What lies between two points is
+            decoded in a time that goes by it. Only `rans` streams have points.
         strip: take the points away instead.
 
     Decodes every stream with points once, and so finds damage. Raises FormatError kinds, InputError,
@@ -79,6 +80,7 @@ def index(
 
 def _index_file(reader: Reader, target: Any, interval: int, strip: bool, overwrite: bool) -> tuple[int, int, int]:
     """Write one file; return its bytes before and after, and its resume points."""
+    _ = reader.table_sets, reader.class_tables  # a file with others is refused, not written again
     records = [] if strip else find_resume(reader, interval)
     kept = {section.kind: reader.read_section(section) for section in reader.index.sections if section.kind != RESUME}
     counter = None if is_path(target) else CountingFile(target)

@@ -47,7 +47,7 @@ def load_file(
         threads: how many decode, by default `torch.get_num_threads()`; the tensors do not depend on it.
 
     Checksums are always verified. Memory: the decoded tensors, and for each thread the bytes of a tensor as stored; on
-    a GPU the decoded tensors and some 200 MB, or twice the stored bytes of a tensor if it is larger. Raises
+    a GPU the decoded tensors and some 100 MB, or twice the stored bytes of a tensor if it is larger. Raises
     CorruptFileError naming the tensor, LimitExceededError, UnsupportedError, FileAccessError kinds, MemoryError; for a
     GPU UnsupportedError if there is none, MissingDependencyError without CuPy.
     """

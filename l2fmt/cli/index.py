@@ -13,7 +13,9 @@ from l2fmt.container.limits import Limits
 @click.command(short_help="Let a GPU decode a file from many places at once.")
 @click.argument("source")
 @click.option("-o", "--output", help="The file to write, - for stdout; by default SOURCE is replaced.")
-@click.option("--interval", type=int, metavar="N", help=f"Symbols between points [default: {indexing.INTERVAL}].")
+@click.option(
+    "--interval", type=int, metavar="N", help=f"Symbols of a lane between points [default: {indexing.INTERVAL}]."
+)
 @click.option("--strip", is_flag=True, help="Take the points away.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing file that -o names.")
 @click.option("--json", "as_json", is_flag=True, help="Print the sizes as JSON on stdout.")

@@ -50,7 +50,7 @@ _PATTERN = "PATTERN"
 @click.option("--coder", type=click.Choice(tuple(CODERS)), default="rans", show_default=True, help="Entropy coder.")
 @click.option("--key", help="The entry of a checkpoint that holds the weights, where that is not clear.")
 @click.option("--max-shard-size", type=ByteSize(), help="Split into files of at most so many bytes of tensors (5GB).")
-@click.option("--resume-interval", type=int, metavar="N", help="Add points to decode from every N symbols.")
+@click.option("--resume-interval", type=int, metavar="N", help="Add points to decode from, every N symbols of a lane.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

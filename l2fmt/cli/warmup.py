@@ -66,7 +66,7 @@ def _files() -> Iterator[bytes]:
     for coder in CODERS:
         for tables in (2, 1):
             buffer = io.BytesIO()
-            interval = 256 if coder == "rans" else None
+            interval = 8 if coder == "rans" else None
             write_files(buffer, [*_quantized(), *_plain()], {}, {}, Encoding(coder, tables, interval))
             yield buffer.getvalue()
 

@@ -18,7 +18,7 @@ from l2fmt.container.writer import Writer
 from l2fmt.errors import InputError
 from l2fmt.pipeline.fitting import class_vectors, encode_class_vectors, fit_class_tables, fit_family
 from l2fmt.pipeline.grouping import GroupPlan, SymbolSequence, plan_groups
-from l2fmt.pipeline.resume import check_interval
+from l2fmt.pipeline.resume import check_interval, interval_of
 from l2fmt.pipeline.scales import StoredScale, stored_scale
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
 
@@ -27,8 +27,8 @@ from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
 class Encoding:
     """How symbols are coded: `coder` is rans, range, huffman or raw; `tables` the most frequency tables of a set.
 
-    `resume_interval` (symbols, a multiple of 32) adds resume points to rANS streams with blocks longer than it
-    (spec/entropy-coding.md 6.1). `threads` share the work, or `device`, a GPU, encodes; the bytes do not depend on it.
+    `resume_interval` adds resume points to rANS streams, one every so many symbols of a lane (spec/entropy-coding.md
+    6.1). `threads` share the work, or `device`, a GPU, encodes; the bytes do not depend on it.
     """
 
     coder: str = "rans"
@@ -106,17 +106,11 @@ def _write_group(
         symbols = sequence.load()
         stream, data = _encode(symbols, sequence, encoding)
         streams.append((stream, data))
-        if (
-            encoding.resume_interval
-            and sequence.classes
-            and encoding.coder == "rans"
-            and count_points(symbols.size, stream.block_bits, encoding.resume_interval)
-        ):
-            resume.append(
-                ResumePoints(
-                    number, stream_number, encoding.resume_interval, *_resume_points(data, sequence, stream, encoding)
-                )
-            )
+        if encoding.resume_interval and sequence.classes and encoding.coder == "rans":
+            every = interval_of(stream, encoding.resume_interval)
+            if count_points(symbols.size, stream.block_bits, every):
+                points = _resume_points(data, sequence, stream, every)
+                resume.append(ResumePoints(number, stream_number, every, *points))
     row, column = scales = _scales(group)
     classes = encode_class_vectors(_vectors(group, scales), class_tables)
     writer.add_group(
@@ -169,10 +163,10 @@ def _encode(symbols: np.ndarray, sequence: SymbolSequence, encoding: Encoding) -
 
 
 def _resume_points(
-    data: bytes, sequence: SymbolSequence, stream: Stream, encoding: Encoding
+    data: bytes, sequence: SymbolSequence, stream: Stream, interval: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the word positions and the states at the resume points of a stream."""
-    assert sequence.tables is not None and sequence.classes is not None and encoding.resume_interval is not None
+    """Return the word positions and the states at the resume points of a stream, every `interval` symbols."""
+    assert sequence.tables is not None and sequence.classes is not None
     points = resume_points(
         data,
         sequence.count,
@@ -180,6 +174,6 @@ def _resume_points(
         sequence.classes,
         lanes=1 << stream.lane_bits,
         block_bits=stream.block_bits,
-        interval=encoding.resume_interval,
+        interval=interval,
     )
     return points[:, 0], points[:, 1:]

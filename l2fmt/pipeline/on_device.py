@@ -1,7 +1,7 @@
 """Decode groups on a GPU, to memory of the caller there: batch after batch, each with few copies and launches."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from l2fmt.container.sections import RESUME
 from l2fmt.errors import CorruptFileError, L2Error, UnsupportedError
 from l2fmt.pipeline.decode import check_limits, coded_parts, decode_group
 
-_BATCH_BYTES = 64 << 20  # of groups as they are stored; two batches are under way at a time
+_BATCH_BYTES = 60 << 20  # of groups as they are stored; all that goes to the device with them is then below 64 MiB
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,16 @@ class Target:
         return self.reader.index.groups[self.number]
 
 
+_Coded = tuple[DeviceStream, Values, Points | None]
+PointsOfFiles = dict[Reader, dict[tuple[int, int], Points]]
+
+
 @dataclass
 class _Opened:
     """A group that has been read and checked, or what is wrong with it."""
 
     target: Target
-    streams: list[tuple[DeviceStream, Values, Points | None]] = field(default_factory=list)
+    streams: list[_Coded] = field(default_factory=list)
     error: Exception | None = None
 
 
@@ -49,48 +53,52 @@ def decode_groups(targets: Sequence[Target], device: Device, threads: int = 1) -
     memory then holds means nothing. One thing is decoded by the CPU and copied: a stream of coder `raw` that may hold
     symbols for which its transform has no finite value.
     """
-    points = {reader: _read_points(reader) for reader in dict.fromkeys(target.reader for target in targets)}
-    under_way: list[_Batch] = []
+    points = read_points(targets)
+    under_way: Batch | None = None
     try:
         for part in _batches(targets):
-            batch = _Batch(results(lambda target: _open(target, points), part, threads), device)
-            under_way.append(batch)
+            batch = Batch.of(part, points, device, threads)
+            if under_way is not None:  # while the device worked on it, the next one has been read
+                under_way.finish()
+            under_way = batch
             batch.start()
-            if len(under_way) > 1:  # while the device works on a batch, the next one is read
-                under_way[0].finish()
-                del under_way[0]
-        for batch in under_way:
-            batch.finish()
+        if under_way is not None:
+            under_way.finish()
     except BaseException:
         device.wait()
-        for batch in under_way:
-            batch.decoding.release()  # now, although the error that is raised may be kept, and with it all of this
+        if under_way is not None:
+            under_way.decoding.release()  # now, although the error that is raised may be kept, and with it all of this
         raise
 
 
 def _batches(targets: Iterable[Target]) -> Iterator[list[Target]]:
     """Cut groups into batches that are stored in a bounded number of bytes, unless one group alone is longer."""
     batch: list[Target] = []
+    stored = 0
     for target in targets:
-        if batch and sum(one.group.length for one in batch) + target.group.length > _BATCH_BYTES:
+        if batch and stored + target.group.length > _BATCH_BYTES:
             yield batch
-            batch = []
+            batch, stored = [], 0
         batch.append(target)
+        stored += target.group.length
     if batch:
         yield batch
 
 
-def _read_points(reader: Reader) -> dict[tuple[int, int], Points]:
-    """Return the resume points of a file by group and stream."""
-    section = reader.section(RESUME)
-    records = [] if section is None else parse_resume(reader.read_section(section), reader.index)
-    return {
-        (record.group, record.stream): Points(record.interval, np.column_stack([record.positions, record.states]))
-        for record in records
-    }
+def read_points(targets: Iterable[Target]) -> PointsOfFiles:
+    """Return the resume points of each file by group and stream."""
+    result: PointsOfFiles = {}
+    for reader in dict.fromkeys(target.reader for target in targets):
+        section = reader.section(RESUME)
+        records = [] if section is None else parse_resume(reader.read_section(section), reader.index)
+        result[reader] = {
+            (record.group, record.stream): Points(record.interval, np.column_stack([record.positions, record.states]))
+            for record in records
+        }
+    return result
 
 
-def _open(target: Target, points: dict[Reader, dict[tuple[int, int], Points]]) -> _Opened:
+def _open(target: Target, points: PointsOfFiles) -> _Opened:
     """Read and check a group; an error is part of what is returned, as others may come before it."""
     reader, group, opened = target.reader, target.group, _Opened(target)
     try:
@@ -98,8 +106,11 @@ def _open(target: Target, points: dict[Reader, dict[tuple[int, int], Points]]) -
         data = reader.read_group(target.number)
         # Memory that is only touched if the CPU has to decode: till then it is but an address range.
         words = np.empty(group.symbols, group.dtype.word)
-        for place, (stream, values) in enumerate(coded_parts(reader, group, data, DeviceStream, words)):
-            opened.streams.append((stream, values, points[reader].get((target.number, place))))
+        streams = [
+            (stream, values, points[reader].get((target.number, place)))
+            for place, (stream, values) in enumerate(coded_parts(reader, group, data, DeviceStream, words))
+        ]
+        opened.streams = _in_turn(streams) if len(streams) > 1 else streams
     except L2Error as error:
         opened.error = error
     except CodecError as error:
@@ -107,8 +118,18 @@ def _open(target: Target, points: dict[Reader, dict[tuple[int, int], Points]]) -
     return opened
 
 
-class _Batch:
-    """Groups that are decoded together, up to the first that is corrupt; the device works until `finish`."""
+def _in_turn(streams: Sequence[_Coded]) -> list[_Coded]:
+    """Return the streams of the fields of words in the order in which they are best decoded: coder `raw` comes last.
+
+    Each but the first adds to what is there. A kernel of `raw` may well wait for it, as many others run meanwhile; that
+    of an entropy coder would wait at every symbol.
+    """
+    ordered = sorted(streams, key=lambda coded: coded[0].tables is None)
+    return [(stream, replace(values, join=i > 0), points) for i, (stream, values, points) in enumerate(ordered)]
+
+
+class Batch:
+    """Groups that are decoded together, up to the first that is corrupt: the device works from `start` to `finish`."""
 
     def __init__(self, opened: Iterable[_Opened], device: Device):
         self._device, self.decoding = device, Decoding(device)
@@ -119,6 +140,11 @@ class _Batch:
             self._error = group.error or self._add(group)
             if self._error is not None:
                 break
+
+    @classmethod
+    def of(cls, targets: Sequence[Target], points: PointsOfFiles, device: Device, threads: int = 1) -> "Batch":
+        """Read groups, by several threads; `points` are those of `read_points`."""
+        return cls(results(lambda target: _open(target, points), targets, threads), device)
 
     def start(self) -> None:
         """Copy what the device needs and launch what it is to do."""

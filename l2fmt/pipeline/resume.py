@@ -4,34 +4,42 @@ import numpy as np
 
 import l2codec
 from l2codec import CodecError
-from l2fmt._registry import MAX_LANE_BITS, RANS
+from l2fmt._registry import RANS
 from l2fmt.container import Reader, ResumePoints, parse_resume
+from l2fmt.container.entries import Stream
 from l2fmt.container.sections import RESUME, count_points
 from l2fmt.errors import CorruptFileError, InputError
 from l2fmt.pipeline.classes import read_vectors
 
-_LEAST_INTERVAL, _MOST_LANES = 256, 1 << MAX_LANE_BITS
+_LEAST_INTERVAL = 8
 
 
 def check_interval(interval: int) -> None:
-    """Raise InputError unless every stream may have resume points every `interval` symbols."""
-    if interval < _LEAST_INTERVAL or interval % _MOST_LANES:
-        raise InputError(
-            f"the resume interval is a multiple of {_MOST_LANES} from {_LEAST_INTERVAL} on, not {interval}"
-        )
+    """Raise InputError unless streams may have resume points every `interval` symbols of a lane."""
+    if interval < _LEAST_INTERVAL:
+        raise InputError(f"the resume interval is at least {_LEAST_INTERVAL} symbols of a lane, not {interval}")
+
+
+def interval_of(stream: Stream, interval: int) -> int:
+    """Return how many symbols of a stream lie between its resume points, of which each lane has `interval`.
+
+    What lies between them is decoded by itself, in a time that goes by the symbols of a lane: streams of few lanes need
+    points as often.
+    """
+    return interval << stream.lane_bits
 
 
 def find_resume(reader: Reader, interval: int) -> list[ResumePoints]:
-    """Decode every rANS stream with blocks longer than `interval` symbols and return its resume points.
+    """Decode every rANS stream whose lanes have blocks longer than `interval` symbols; return its resume points.
 
-    Raises InputError for an interval that not every stream may have, CorruptFileError naming the tensor.
+    Raises InputError for an interval that is too short, CorruptFileError naming the tensor.
     """
     check_interval(interval)
     return [
-        ResumePoints(number, place, interval, *_find_points(reader, number, place, interval))
+        ResumePoints(number, place, every, *_find_points(reader, number, place, every))
         for number, group in enumerate(reader.index.groups)
         for place, stream in enumerate(group.streams)
-        if stream.coder == RANS and count_points(group, stream, interval)
+        if stream.coder == RANS and count_points(group, stream, every := interval_of(stream, interval))
     ]
 
 

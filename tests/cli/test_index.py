@@ -59,7 +59,11 @@ def test_pipes(run, model, model_path):
         (("index",), 2, "Missing argument"),
         (("index", "model.l2c", "--strip", "--interval", "512"), 2, "--interval means nothing"),
         (("index", "model.l2c", "--interval", "many"), 2, "many"),
-        (("index", "model.l2c", "--interval", "100"), 1, "error: the resume interval is a multiple of 32 from 256 on"),
+        (
+            ("index", "model.l2c", "--interval", "7"),
+            1,
+            "error: the resume interval is at least 8 symbols of a lane, not 7",
+        ),
         (("index", "nothing.l2c"), 1, "error: nothing.l2c does not exist"),
         (("index", "broken.l2c"), 3, "is damaged"),
         (("index", "model.l2c", "-o", "no/folder.l2c"), 1, "there is no folder"),

@@ -60,6 +60,10 @@ class ShimDevice:
             library = shim.build(source, sorted(names), self._flags)
             self._libraries |= {(module, name): library for name in names}
 
+    def resident_blocks(self, module: str, kernel: str, threads: int, shared_bytes: int) -> int:
+        assert shared_bytes <= self.shared_bytes and threads <= self.threads
+        return 2
+
     def allocate(self, nbytes: int) -> ShimMemory:
         if nbytes + self.used_bytes > self.allowed_bytes:
             raise MemoryError(f"{nbytes} bytes")

@@ -77,6 +77,7 @@ class FakeGpus:
                 moduleGetFunction=lambda module, name: {"lowered": module}[name],
                 funcSetAttribute=lambda function, attribute, value: self.shared.update({function: value}),
                 launchKernel=self.launch,
+                occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared: 2048 // threads,
             ),
             "runtime": SimpleNamespace(
                 CUDARuntimeError=FakeError,

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,31 +40,47 @@ class Simulated:
             return store.get_all()
 
 
-def test_every_case(monkeypatch, capsys):
+def test_every_case(monkeypatch):
     monkeypatch.setattr(bench_gpu, "CACHE_BYTES", 4096)
     monkeypatch.setattr(bench_gpu, "OVERHEAD", 0.4)
-    monkeypatch.setattr(bench_gpu, "RESUME_INTERVAL", 256)
+    monkeypatch.setattr(bench_gpu, "INTERVAL", 8)
+    monkeypatch.setattr(bench_gpu, "WARM_SECONDS", 0)
     sizes = {"small": [1000], "several": [700, 4096, 9], "long": [3 * 4096]}
     models: Mapping[str, list[tuple[int, ...]]] = {"model": [(20, 30), (40, 20, 3, 3)]}
-    result = bench_gpu.measure(Simulated(), sizes, [4], models, 2, 4096, 1600, 1 << 16)
-    rows = json.loads(json.dumps(result))["results"]
+    rows = json.loads(json.dumps(list(bench_gpu.measure(Simulated(), sizes, [4], models, 2, 4096, 1600, 1 << 16))))
+    assert rows.pop(0)["case"] == "copy"
     assert [(row.get("size"), row["case"], row.get("to", row.get("file"))) for row in rows] == [
         *(("small", "decode", "u8"), ("small", "decode", "bf16"), ("small", "encode", None)),
         *(("several", "decode", "u8"), ("several", "decode", "bf16")),
         *(("long", "decode", "u8"), ("long", "decode", "bf16"), ("long", "encode", None)),
         *(("0.0016 M, class map", "decode", "u8"), ("0.0016 M, class map", "decode", "bf16")),
         ("0.0016 M, class map", "encode", None),
+        *((None, "kernels", file) for file in ("l2c", "points.l2c")),
         *((None, "load", file) for file in ("l2c", "points.l2c", "pt", "safetensors")),
     ]
-    assert all(row["ms"] > 0 for row in rows) and all(row["share"] > 0 for row in rows if "share" in row)
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
+    assert all(row["ms"] > 0 and (row["case"] == "load" or row["share"] > 0) for row in rows)
+
+
+def test_results_are_kept_as_they_come(monkeypatch, tmp_path, capsys):
+    def measure(*arguments):
+        yield {"case": "copy", "GB/s": 1.0}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_gpu, "Gpu", lambda: SimpleNamespace(name="none"))
+    monkeypatch.setattr(bench_gpu, "measure", measure)
+    monkeypatch.setattr("sys.argv", ["bench_gpu", "-o", str(tmp_path / "new" / "gpu.json")])
+    with pytest.raises(KeyboardInterrupt):
+        bench_gpu.main()
+    written = json.loads((tmp_path / "new" / "gpu.json").read_text())
+    assert written["results"] == [{"case": "copy", "GB/s": 1.0}] and written["environment"]["commit"]
+    assert capsys.readouterr().out == "case copy, GB/s 1\n"
 
 
 def test_a_wrong_result_is_noticed(monkeypatch):
     monkeypatch.setattr(bench_gpu, "CACHE_BYTES", 1)
     monkeypatch.setattr(bench_gpu.Symbols, "equals", lambda *arguments: False)
     with pytest.raises(AssertionError, match="other values"):
-        bench_gpu.measure(Simulated(), {"small": [1000]}, [4], {}, 1, 4096, 1600, 1 << 10)
+        list(bench_gpu.measure(Simulated(), {"small": [1000]}, [4], {}, 1, 4096, 1600, 1 << 10))
 
 
 def test_without_a_gpu(monkeypatch, capsys):

@@ -74,6 +74,16 @@ def test_a_gpu_that_is_newer_than_the_compiler_gets_ptx(gpus):
     assert (name, image[-1:]) == ("lowered", b"\0") and "-arch=compute_90" in gpus.options
 
 
+def test_without_the_compiler(gpus, monkeypatch):
+    def missing():
+        raise RuntimeError("no libnvrtc.so")
+
+    module = reload()
+    monkeypatch.setattr(module.nvrtc, "getVersion", missing)
+    with pytest.raises(KernelError, match=r"NVRTC cannot be used: no libnvrtc\.so"):
+        module.CupyDevice().launch(Launch("tables", "fill_tables", 1, 32, []))
+
+
 def test_errors_of_cuda(gpus, monkeypatch):
     module = reload()
     device = module.CupyDevice()

@@ -67,10 +67,10 @@ def test_streams_that_are_decoded_together(kind, checks, device, streams):
 
 @pytest.mark.parametrize("coder", ENCODED)
 def test_long_streams_of_one_of_several_tables(coder, device, monkeypatch):
-    monkeypatch.setattr(decoding, "_SMALL", 0)
+    monkeypatch.setattr(decoding, "_LARGE", 0)
     models = {seed: cases.case(coder, seed)[0] for seed in range(100)}
     seeds = [s for s, case in models.items() if isinstance(simplified(case.classes), int) and len(case.tables) > 1]
-    made = [cases.symbols(coder, seed) for seed in seeds]
+    made = [make(coder, seed) for make in (cases.symbols, cases.words) for seed in seeds]
     assert len(made) > 5 and cases.decode(device, made) == []
     assert all(check.values.out.tobytes() == check.expected for check in made)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import l2fmt.cuda
+from l2codec import KernelError
 from l2codec.cuda.device import Device
 from l2fmt.container import Reader
 from l2fmt.container.reader import GroupBytes
@@ -247,3 +248,13 @@ def test_memory_of_torch():
     assert memory.address % 8 == 0
     with pytest.raises(MemoryError, match="scratch"):
         TensorMemory(1 << 60, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("error", "kind"), [(torch.cuda.OutOfMemoryError, MemoryError), (RuntimeError, KernelError)])
+def test_a_gpu_that_has_failed_is_not_out_of_memory(monkeypatch, error, kind):
+    def failing(*arguments, **options):
+        raise error("broken")
+
+    monkeypatch.setattr(torch, "empty", failing)
+    with pytest.raises(kind, match="broken"):
+        TensorMemory(1000, torch.device("cuda", 0))

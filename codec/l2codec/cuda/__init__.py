@@ -22,6 +22,7 @@ MODULES = ("tables", "rans_decode", "rans_encode", "range", "huffman", "raw")
 LARGEST_DIMENSION = 1 << 31  # rows, columns and positions are fewer, where a kernel needs to know them
 COMPACT_BITS = 12  # the most probability bits that Form.COMPACT has room for
 
+_RAW_STEP = 1 << 13  # symbols of a segment of coder `raw`
 _WORD_TYPES = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}
 _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
 
@@ -165,3 +166,14 @@ def split_segments(segments: np.ndarray, interval: int, lanes: int, address: int
         address += size * points.size
         parts.append(part)
     return np.concatenate(parts) if parts else segments
+
+
+def raw_segments(count: int, width: int, place: int) -> np.ndarray:
+    """Return the SEGMENT of each piece of a stream of coder `raw` at a place: it is cut where a byte ends."""
+    starts = np.arange(0, count, _RAW_STEP)
+    segments = np.zeros(starts.size, SEGMENT)
+    segments["data"] = place + starts * width // 8
+    segments["first"], segments["count"] = starts, np.minimum(count - starts, _RAW_STEP)
+    segments["bytes"] = (segments["count"].astype(np.int64) * width + 7) // 8
+    segments["lanes"] = width
+    return segments

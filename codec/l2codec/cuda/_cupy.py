@@ -58,6 +58,11 @@ class CupyDevice:
             self.shared_bytes = _attribute(self._number, runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin)
         self._allocate = allocate
 
+    def resident_blocks(self, module: str, kernel: str, threads: int, shared_bytes: int) -> int:
+        with self._current():
+            function = _function(self._number, module, kernel, shared_bytes)
+            return driver.occupancyMaxActiveBlocksPerMultiprocessor(function, threads, shared_bytes)
+
     def allocate(self, nbytes: int) -> Memory:
         with self._current():
             return self._allocate(nbytes)
@@ -140,7 +145,11 @@ def _image(capability: str, module: str, kernel: str) -> tuple[str, bytes]:
 @cache
 def _kept(capability: str) -> Cache:
     sources = [read_source(module) for module in MODULES]
-    return Cache("cuda", "\n".join([capability, str(nvrtc.getVersion()), *OPTIONS, *sources]).encode())
+    try:
+        version = str(nvrtc.getVersion())
+    except RuntimeError as error:  # CuPy's, if the library is not there
+        raise KernelError(f"NVRTC cannot be used: {error}") from error
+    return Cache("cuda", "\n".join([capability, version, *OPTIONS, *sources]).encode())
 
 
 def compile_kernel(capability: str, module: str, kernel: str) -> tuple[str, bytes]:
@@ -157,7 +166,7 @@ def compile_kernel(capability: str, module: str, kernel: str) -> tuple[str, byte
         nvrtc.compileProgram(program, (f"-arch={architecture}", "-default-device", *OPTIONS))
         name = nvrtc.getLoweredName(program, kernel)
         if older == int(capability):
-            return name, nvrtc.getCUBIN(program)
+            return name, nvrtc.getCUBIN(program) + b"\0"  # CuPy takes the last byte for the end of a text
         return name, nvrtc.getPTX(program) + b"\0"
     except nvrtc.NVRTCError as error:
         raise KernelError(

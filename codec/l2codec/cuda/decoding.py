@@ -15,8 +15,7 @@ from l2codec.streams import Stream
 from l2codec.tables import TableSet
 from l2codec.values import Values
 
-_RAW_STEP = 1 << 13  # symbols of a segment of coder `raw`
-_SMALL = 1 << 18  # symbols of a stream that is not worth a launch of its own
+_LARGE = 1 << 24  # symbols of a stream of one table that are worth a launch of their own
 _NOT_WRITTEN = 0xFFFFFFFF  # the status of a segment that no kernel has come to
 _FORMS = {"range": Form.INTERVALS, "huffman": Form.PREFIXES}
 SEQUENCE_PLACES = ("codebook", "row_scale", "column_scale", "row", "column", "position", "ends")
@@ -46,17 +45,25 @@ class DeviceStream(Stream):
         """Return the kind of work that the stream is, and its segments of sequence 0, at places of `staging`."""
         data = staging.add(self._data)
         if self._name == "raw":
-            return _Kind("raw"), _raw_segments(self.count, self._width, data)
+            return _Kind("raw"), cuda.raw_segments(self.count, self._width, data)
         tables, classes = self._tables, self._classes
         block_bits = self._block_size.bit_length() - 1
         segments = cuda.block_segments(self._bounds, self.count, block_bits, self._lanes, data)
         if points is not None and points.points.size:
             segments = cuda.split_segments(segments, points.interval, self._lanes, staging.add(points.points))
-        # Small streams of one table each go together, as if they had classes: every launch takes its time.
-        several = isinstance(classes, ClassMap) or (len(tables) > 1 and self.count <= _SMALL)
-        form = _FORMS.get(self._name, Form.of_rans(tables, len(tables) if several else 1))
-        first = 0 if isinstance(classes, ClassMap) or several else classes
-        return _Kind(self._name, several, id(tables), form, first), segments
+        table = self._only_table
+        form = _FORMS.get(self._name, Form.of_rans(tables, len(tables) if table is None else 1))
+        return _Kind(self._name, isinstance(classes, ClassMap), id(tables), form, table), segments
+
+    @property
+    def _only_table(self) -> int | None:
+        """The table of a stream whose launch needs no other, as it is alone with its likes; None if it is not.
+
+        Streams of one table each go together with those of others: every launch takes as long as its longest segment.
+        """
+        if self._name != "rans" or isinstance(self._classes, ClassMap):
+            return None
+        return self._classes if len(self._tables) == 1 or self.count > _LARGE else None
 
     def sequence(self, staging: Staging, values: Values, address: int) -> np.ndarray:
         """Return the SEQUENCE[1] of values at an address of the device; raises CodecError for those that do not fit."""
@@ -73,7 +80,8 @@ class DeviceStream(Stream):
         arrays = {"row_scale": values.row_scale, "column_scale": values.column_scale}
         arrays["codebook"] = values.codebook if isinstance(values.codebook, np.ndarray) else None
         if self._name != "raw" and not isinstance(classes, ClassMap):
-            result["base"], result["top"] = classes, len(self._tables) - 1
+            result["base"] = 0 if self._only_table is not None else classes
+            result["top"] = len(self._tables) - 1
         for name, array in (arrays | class_arrays(classes)).items():
             result[name] = staging.add(array)
         return result
@@ -88,13 +96,16 @@ class DeviceStream(Stream):
 
 
 class _Kind(NamedTuple):
-    """What the segments of a launch have in common, besides sink and phase; `tables` is the id of a table set."""
+    """What the segments of a launch have in common, besides sink and phase; `tables` is the id of a table set.
+
+    `table` is the only one of them that the launch needs.
+    """
 
     coder: str
-    several: bool = False
+    classes: bool = False
     tables: int = 0
     form: Form = Form.INTERVALS
-    first_table: int = 0
+    table: int | None = None
 
 
 class Decoding:
@@ -138,7 +149,7 @@ class Decoding:
         device, staging = self._device, self._staging
         # By phase; in a launch the longest first, as what is left at the end should be short.
         ordered = sorted(self._work.items(), key=lambda item: item[0][0])
-        work = [(sink, kind, _longest_first(np.concatenate(parts))) for (_, sink, kind), parts in ordered]
+        work = [(sink, kind, _longest_first(kind, np.concatenate(parts))) for (_, sink, kind), parts in ordered]
         self._segments = np.concatenate([segments for *_, segments in work])
         sequences = np.concatenate(self._sequences)
         # The kernel for `raw` writes nothing where nothing is wrong.
@@ -192,23 +203,23 @@ class Decoding:
         sequences, segments, status = map(np.uint64, where)
         descriptors, device = [sequences, segments, np.uint32(n)], self._device
         if kind.coder == "raw":
-            blocks, threads = spread(n, device.threads, 0, device)
-            return Launch("raw", f"raw_decode<{sink}>", blocks, threads, [*descriptors, status])
+            name = f"raw_decode<{sink}>"
+            return Launch("raw", name, *spread(n, device.threads, device, "raw", name), [*descriptors, status])
         tables = self._tables[kind.tables]
-        size, several = 4 * kind.form.table_size(tables), str(kind.several).lower()
+        size, classes = 4 * kind.form.table_size(tables), str(kind.classes).lower()
         numbers = [np.uint32(tables.probability_bits), np.uint32(tables.alphabet)]
-        first = np.uint64(lookup + kind.first_table * size)
+        first, n_tables = (0, len(tables)) if kind.table is None else (kind.table, 1)
+        here = np.uint64(lookup + first * size)
         if kind.coder != "rans":
-            blocks, threads = spread(n, 1, 0, device)
             numbers = numbers[: 1 if kind.coder == "huffman" else 2]
-            name = f"{kind.coder}_decode<{several}, {sink}>"
-            return Launch(kind.coder, name, blocks, threads, [*descriptors, first, *numbers, status])
-        n_tables = len(tables) if kind.several else 1
+            name = f"{kind.coder}_decode<{classes}, {sink}>"
+            shape = spread(n, 1, device, kind.coder, name)
+            return Launch(kind.coder, name, *shape, [*descriptors, here, *numbers, status])
         shared = n_tables * size if n_tables * size <= device.shared_bytes else 0
-        blocks, threads = spread(n, WARP, shared, device)
-        name = f"rans_decode<{kind.form.kernel_type}, {str(shared > 0).lower()}, {several}, {sink}>"
-        arguments = [*descriptors, first, np.uint32(n_tables), *numbers, status]
-        return Launch("rans_decode", name, blocks, threads, arguments, shared)
+        name = f"rans_decode<{kind.form.kernel_type}, {str(shared > 0).lower()}, {classes}, {sink}>"
+        arguments = [*descriptors, here, np.uint32(n_tables), *numbers, status]
+        shape = spread(n, WARP, device, "rans_decode", name, shared)
+        return Launch("rans_decode", name, *shape, arguments, shared)
 
 
 def fill_tables(tables: TableSet, form: Form, counts: int, lookup: int, device: Device) -> Launch:
@@ -226,17 +237,7 @@ def class_arrays(classes: ClassMap | int) -> dict[str, np.ndarray | None]:
     return {"row": classes.row, "column": classes.column, "position": classes.position, "ends": ends}
 
 
-def _longest_first(segments: np.ndarray) -> np.ndarray:
-    """Return segments in the order in which they are best begun."""
-    return segments[np.argsort(-segments["count"].astype(np.int64), kind="stable")]
-
-
-def _raw_segments(count: int, width: int, place: int) -> np.ndarray:
-    """Return the segments of a stream of coder `raw` at a place: they are cut where a byte ends."""
-    starts = np.arange(0, count, _RAW_STEP)
-    segments = np.zeros(starts.size, cuda.SEGMENT)
-    segments["data"] = place + starts * width // 8
-    segments["first"], segments["count"] = starts, np.minimum(count - starts, _RAW_STEP)
-    segments["bytes"] = (segments["count"].astype(np.int64) * width + 7) // 8
-    segments["lanes"] = width
-    return segments
+def _longest_first(kind: _Kind, segments: np.ndarray) -> np.ndarray:
+    """Return segments in the order in which they are best begun: a lane takes as long as its symbols are many."""
+    lanes = segments["lanes"] if kind.coder == "rans" else 1
+    return segments[np.argsort(-(segments["count"].astype(np.int64) // lanes), kind="stable")]

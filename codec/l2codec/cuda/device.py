@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 
 WARP = 32
-_RESIDENT_THREADS = 2048  # that a multiprocessor has room for
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,10 @@ class Device(Protocol):
         """How many threads a block should have at most: a multiple of 32, at most 256."""
         ...
 
+    def resident_blocks(self, module: str, kernel: str, threads: int, shared_bytes: int) -> int:
+        """Return how many blocks of a kernel a multiprocessor has room for at a time."""
+        ...
+
     def allocate(self, nbytes: int) -> Memory:
         """Return memory with anything in it; raise MemoryError if there is not so much."""
         ...
@@ -81,15 +84,14 @@ class Device(Protocol):
         ...
 
 
-def spread(segments: int, unit: int, shared_bytes: int, device: Device) -> tuple[int, int]:
+def spread(
+    segments: int, unit: int, device: Device, module: str, kernel: str, shared_bytes: int = 0
+) -> tuple[int, int]:
     """Return (blocks, threads of each) of a launch in which `unit` threads take one segment after the other.
 
     Few segments are given to as many multiprocessors as there are. There are no more blocks than can run at once.
     """
     together = min(-(-segments // device.multiprocessors), device.threads // unit)
     threads = -(-together * unit // WARP) * WARP
-    resident = _RESIDENT_THREADS // threads
-    if shared_bytes:
-        resident = min(resident, device.shared_bytes // shared_bytes)
-    blocks = min(-(-segments * unit // threads), device.multiprocessors * max(resident, 1))
-    return blocks, threads
+    resident = device.multiprocessors * max(device.resident_blocks(module, kernel, threads, shared_bytes), 1)
+    return min(-(-segments * unit // threads), resident), threads

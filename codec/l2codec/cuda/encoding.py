@@ -91,6 +91,8 @@ class Encoding:
         sequences, n_segments = np.zeros(1, cuda.SEQUENCE), self._segments.size
         for field, number in cuda.layout_fields(classes).items():
             sequences[field] = number
+        if not isinstance(classes, ClassMap):
+            sequences["base"], sequences["top"] = classes, len(tables) - 1
         for field, array in ({"words": self._symbols} | class_arrays(classes)).items():
             sequences[field] = staging.add(array)
         has_codes = self._coder == "huffman"  # which the host makes of the counts
@@ -105,18 +107,17 @@ class Encoding:
         sequences_at, segments_at, known_at, self._found = (memory.address + place for place in places)
         numbers = [tables.alphabet] if has_codes else [tables.probability_bits, tables.alphabet]
         table = known_at if has_codes else lookup.address
-        several, first = ("true", 0) if isinstance(classes, ClassMap) else ("false", 4 * classes * tables.alphabet)
         arguments = [
             *map(np.uint64, (sequences_at, segments_at)),
             np.uint32(n_segments),
-            np.uint64(table + first),
+            np.uint64(table),
             *map(np.uint32, numbers),
             *map(np.uint64, (self._found, self._found + 4 * n_segments)),
         ]
-        is_rans = self._coder == "rans"
-        shape = spread(n_segments, WARP if is_rans else 1, 0, device)
-        kernel = f"{self._coder}_encode<{several}, u{8 * self._symbols.itemsize}>"
-        self._launches = [Launch("rans_encode" if is_rans else self._coder, kernel, *shape, arguments)]
+        module, unit = ("rans_encode", WARP) if self._coder == "rans" else (self._coder, 1)
+        with_map = str(isinstance(classes, ClassMap)).lower()
+        kernel = f"{self._coder}_encode<{with_map}, u{8 * self._symbols.itemsize}>"
+        self._launches = [Launch(module, kernel, *spread(n_segments, unit, device, module, kernel), arguments)]
         if not has_codes:
             self._launches.insert(0, fill_tables(tables, Form.INTERVALS, known_at, lookup.address, device))
         self._kept = [memory, scratch, lookup, staging.upload(device, memory)]

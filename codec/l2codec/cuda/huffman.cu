@@ -6,7 +6,7 @@
 // CLASSES, Sink   as in rans_decode.cu
 // Symbol          u8 or u16, what `Sequence.words` holds
 // lookup          of form PREFIXES; for encoding u32[tables, alphabet] = code word | length << 16, 2**31 where there is
-//                 none. Without CLASSES one table
+//                 none
 // Launch          blocks of at most 256 threads in any number: threads take segments in turn; no shared memory
 // status          u32[count], one for each segment, always written
 // sizes           u32[count], the bytes of each block, which begins at `data`, with room for as many as can be

@@ -5,7 +5,7 @@
 //
 // CLASSES, Sink   as in rans_decode.cu
 // Symbol          u8 or u16, what `Sequence.words` holds
-// lookup          of form INTERVALS; without CLASSES one table
+// lookup          of form INTERVALS
 // Launch          blocks of at most 256 threads in any number: threads take segments in turn; no shared memory
 // status          u32[count], one for each segment, always written
 // sizes           u32[count], the bytes of each block, which begins at `data`, aligned to 4, with room for

@@ -4,7 +4,7 @@
 //
 // Lookup    Compact, Wide<u8> or Wide<u16>: the form of `lookup`
 // SHARED    `tables` tables are copied to shared memory, 4 * tables * table_size(...) bytes of it; else it takes none
-// CLASSES   symbols have the classes of their sequences; else `lookup` is one table, which codes them all
+// CLASSES   symbols have the classes of their sequences; else table `base` of a sequence codes all of it
 // Sink      a sink of sinks.cuh
 // Launch    blocks of a multiple of 32 threads, at most 256, in any number: warps take segments in turn
 // status    u32[count], one for each segment, always written

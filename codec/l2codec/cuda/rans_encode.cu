@@ -4,7 +4,7 @@
 //
 // CLASSES   as in rans_decode.cu
 // Symbol    u8 or u16, what `Sequence.words` holds
-// lookup    of form INTERVALS; without CLASSES one table
+// lookup    of form INTERVALS
 // Launch    blocks of a multiple of 32 threads, at most 256, in any number: warps take segments in turn; no shared memory
 // status    u32[count], one for each segment, always written
 // sizes     u32[count], the bytes of each block, which ends at the end of `data`: `bytes` = 4 * lanes + 2 * count of them
@@ -28,10 +28,12 @@ __device__ Status encode_block(
     const u32 start = at < segment.count ? at : at - lanes;  // the last symbol of the lane, if it has any
     const bool used = lane < lanes && start < segment.count;
     Place<CLASSES> place(sequence, segment.first + (used ? start : 0), lanes);
+    u32 next = lane < lanes && at < segment.count ? symbols[at] : 0;  // read a row before it is needed
     size = 0;
     for (u32 row = rows; row-- > 0; at -= lanes) {
         const bool active = lane < lanes && at < segment.count;
-        const u32 symbol = active ? symbols[at] : 0;
+        const u32 symbol = next;
+        if (row > 0 && lane < lanes) next = symbols[at - lanes];
         u32 interval = 0;
         if (active && symbol < alphabet) interval = lookup[place.table(sequence) * alphabet + symbol];
         const u32 count = interval >> 16;
