@@ -5,12 +5,14 @@ import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from l2codec import KernelError
 from l2fmt.container import TensorEntry
 from l2fmt.errors import InputError, UnsupportedError
 
@@ -52,11 +54,18 @@ class TorchFramework:
 
 
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device, what: str) -> Tensor:
-    """Return a new tensor; raise MemoryError, which says for what it was, if there is not so much memory."""
+    """Return a new tensor; raise MemoryError, which says for what it was, if there is not so much memory.
+
+    Raises KernelError if a GPU has failed at something that it was asked for before.
+    """
     try:
-        return torch.empty(shape, dtype=dtype, device=device)
-    except RuntimeError as error:  # how torch reports that memory is out, on any device
+        # As bytes: with torch.use_deterministic_algorithms memory is filled, which not every dtype can be.
+        memory = torch.empty(prod(shape) * dtype.itemsize, dtype=torch.uint8, device=device)
+    except RuntimeError as error:  # without a type of its own where the CPU's memory is out
+        if device.type == "cuda" and not isinstance(error, torch.cuda.OutOfMemoryError):
+            raise KernelError(f"the GPU has failed: {error}") from error
         raise MemoryError(f"{what}: {error}") from error
+    return memory.view(dtype).view(tuple(shape))
 
 
 def torch_dtype(entry: TensorEntry) -> torch.dtype:

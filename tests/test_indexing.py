@@ -10,7 +10,7 @@ import pytest
 
 import l2fmt
 from l2fmt import numpy as arrays
-from l2fmt.container import Reader
+from l2fmt.container import Reader, parse_resume
 from l2fmt.container.sections import RESUME, copy
 from l2fmt.dtypes import DTYPES
 from l2fmt.errors import CorruptFileError, FileAccessError, InputError, LimitExceededError, TargetExistsError
@@ -63,6 +63,27 @@ def test_points_replace_those_that_there_are(bare):
     coarse, fine = (l2fmt.index(bare, interval=interval) for interval in (512, 256))
     assert 0 < coarse.points < fine.points
     assert l2fmt.index(fine.data, interval=512).data == coarse.data
+
+
+def test_points_are_as_far_apart_in_every_lane():
+    """What lies between two points is decoded in a time that goes by the symbols of a lane, not by those of all."""
+    buffer = io.BytesIO()
+    rng = np.random.default_rng(2)
+    sizes = (2000, 20_000, 400_000)
+    tensors = [
+        QuantizedTensor(f"{size}", DTYPES["F32"], (size,), rng.integers(-9, 10, size).astype(np.int16), Uniform(0.1))
+        for size in sizes
+    ]
+    write_files(buffer, tensors, {}, {})
+    done = l2fmt.index(buffer.getvalue(), interval=333)
+    assert done.data is not None and l2fmt.verify(done.data).resume_points == done.points
+    with Reader(done.data) as reader:
+        section = reader.section(RESUME)
+        assert section is not None
+        records = parse_resume(reader.read_section(section), reader.index)
+        lanes = [1 << group.streams[0].lane_bits for group in reader.index.groups]
+    assert len(set(lanes)) == 3 and [record.interval for record in records] == [333 * n for n in lanes]
+    assert done.points == sum(len(record.positions) for record in records)
 
 
 @pytest.mark.parametrize("coder", ["raw", "range", "huffman"])
@@ -137,12 +158,20 @@ def test_nothing_is_changed_by_a_failure(bare, flipped, tmp_path):
     with pytest.raises(CorruptFileError, match="is damaged"):
         l2fmt.index(path, interval=256)
     path.write_bytes(bare)
-    for interval in (0, -256, 224, 257, 300):
-        with pytest.raises(InputError, match="multiple of 32 from 256 on"):
+    for interval in (0, -256, 7):
+        with pytest.raises(InputError, match="at least 8 symbols of a lane"):
             l2fmt.index(path, interval=interval)
     with pytest.raises(LimitExceededError):
         l2fmt.index(path, limits=l2fmt.Limits(max_decoded_bytes=1000))
     assert path.read_bytes() == bare and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["table-count", "class-set-not-dyadic"])
+@pytest.mark.parametrize("strip", [False, True])
+def test_a_file_with_wrong_tables_is_not_written_again(name, strip):
+    data = (VECTORS.parent / "invalid" / f"{name}.l2c").read_bytes()
+    with pytest.raises(CorruptFileError, match="table"):
+        l2fmt.index(data, strip=strip)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -8,6 +8,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from l2codec.float_mode import ieee_floats
+
 T = TypeVar("T")
 R = TypeVar("R")
 Step = Callable[[], object]
@@ -23,16 +25,17 @@ def run(units: Iterable[Unit], threads: int) -> None:
 
     At most `threads` units have begun and are not done. If something fails, what comes before it in order is still
     done, nothing is begun any more, and, when no other thread is running, the first error in order is raised: the same
-    for any number of threads.
+    for any number of threads. Floats are those of `ieee_floats`.
     """
-    if threads > 1:
-        _Pool(units, threads).run()
-        return
-    for begin in units:
-        steps, last = begin()
-        for step in steps:
-            step()
-        last()
+    with ieee_floats():  # threads have the arithmetic of the one that starts them
+        if threads > 1:
+            _Pool(units, threads).run()
+            return
+        for begin in units:
+            steps, last = begin()
+            for step in steps:
+                step()
+            last()
 
 
 def results(function: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:

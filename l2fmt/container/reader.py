@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l2codec.float_mode import ieee_floats
 from l2fmt.container.entries import Group, Section, TableSetEntry, TensorEntry
 from l2fmt.container.header import HEADER_BYTES, Header
 from l2fmt.container.index import Index
@@ -68,7 +69,8 @@ class Reader:
         stored = first[HEADER_BYTES:end]
         if end > len(first):
             stored += source.read(len(first), end - len(first)).tobytes()
-        index = Index.parse(header.index_bytes(stored), limits, end)
+        with ieee_floats():
+            index = Index.parse(header.index_bytes(stored), limits, end)
         if (found := end + index.payload_length) != source.size:
             raise CorruptFileError(f"groups and sections end at byte {found}; the file has {source.size} bytes")
         return header, index

@@ -57,6 +57,10 @@ class ShardIndex:
                 self.check_shard(file, readers[file].names())
             total = sum(reader.index.nbytes for reader in readers.values())
             limits.check("max_decoded_bytes", total, "bytes of the decoded tensors of all shards")
+            if (claimed := self.metadata.get("total_size", total)) != total:
+                raise CorruptFileError(
+                    f"the shard index says that total_size is {claimed}; the tensors of all shards have {total} bytes"
+                )
         except BaseException:
             for reader in readers.values():
                 reader.close()

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from l2fmt.container import Limits, Reader, Section, parse_resume, read_shard_index
-from l2fmt.container.opening import open_readers, shard_index_path
+from l2fmt.container import Limits, Reader, Section, parse_resume
+from l2fmt.container.opening import open_readers
 from l2fmt.container.sections import RESUME
 from l2fmt.container.writer import is_path
-from l2fmt.errors import CorruptFileError, FormatError
+from l2fmt.errors import FormatError
 from l2fmt.pipeline import check_resume, decode_group
 
 _SCHEMA = 1
@@ -63,7 +63,6 @@ def verify(source: Any, *, structure_only: bool = False, limits: Limits | None =
             for section in reader.index.sections:
                 points += check(lambda r=reader, s=section: _check_section(r, s, structure_only)) or 0
         decoded = sum(reader.index.nbytes for reader in readers)
-        check(lambda: _check_total_size(source, decoded, limits))
         check.finish()
         return VerifyReport(
             path=os.fsdecode(source) if is_path(source) else readers[0].name,
@@ -110,11 +109,3 @@ def _check_section(reader: Reader, section: Section, structure_only: bool) -> in
         return 0
     parse_resume(data, reader.index)
     return 0 if structure_only else check_resume(reader)
-
-
-def _check_total_size(source: Any, decoded: int, limits: Limits | None) -> None:
-    if (path := shard_index_path(source)) is None:
-        return
-    claimed = read_shard_index(path, limits).metadata.get("total_size", decoded)
-    if claimed != decoded:
-        raise CorruptFileError(f"{path}: total_size is {claimed}; the tensors of all shards have {decoded} bytes")

@@ -1,11 +1,15 @@
 """`l2fmt.torch`: the names and manners of safetensors."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import l2fmt
+import l2fmt.numpy
 from l2fmt.container import Limits
 from l2fmt.errors import (
     InputError,
@@ -260,3 +264,43 @@ def test_a_model_that_does_not_fit_is_not_touched(tmp_path):
 def test_the_package_offers_the_same_functions(model_path):
     assert l2fmt.load_file is load_file and l2fmt.safe_open is safe_open
     assert l2fmt.load_file(model_path).keys() == load_file(model_path).keys()
+
+
+VALID = sorted((Path(__file__).parents[2] / "spec" / "vectors" / "valid").iterdir())
+
+
+@pytest.fixture
+def flushing():
+    """A thread in which subnormal numbers are zero, and floating-point errors are exceptions."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot be told to")
+    with np.errstate(all="raise"):
+        yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there can it be undone")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_caller_may_flush_subnormals(request, threads):
+    def bits(path: Path) -> dict[str, bytes]:
+        return {name: a.tobytes() for name, a in l2fmt.numpy.load_file(path, threads=threads).items()}
+
+    expected = {path: bits(path) for path in VALID}
+    request.getfixturevalue("flushing")
+    for path in VALID:
+        assert bits(path) == expected[path], path.stem
+        l2fmt.verify(path)
+    assert (torch.tensor([1e-38]) / 4).item() == 0  # the thread is as it was
+
+
+def test_deterministic_algorithms():
+    def bits() -> list[bytes]:
+        found = [tensor for path in VALID for tensor in load_file(path).values() if tensor.numel()]
+        return [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in found]
+
+    expected = bits()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert bits() == expected
+    finally:
+        torch.use_deterministic_algorithms(False)
