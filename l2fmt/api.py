@@ -93,8 +93,8 @@ def pack(
         calibration: samples the module runs on: whatever `l2fmt.inputs.calibration.CalibrationSet.of` takes.
         checkpoint: where a method that trains keeps its state; if the file exists, training goes on from there.
         lossless: keep every bit of every tensor.
-        include, exclude: patterns (`fnmatch`) of names to quantize, of names not to; what is not quantized keeps every
-            bit.
+        include, exclude: patterns (`fnmatch`) of names to quantize, of names not to. What is not quantized keeps every
+            bit, but for the vectors of norms and biases, which are rounded.
         keep: patterns of names that keep every bit, vectors included.
         key: which entry of a checkpoint holds the state dict, where that is not clear.
         resume_interval: add resume points for parallel decoding, every so many symbols of a lane; see `index`.
@@ -121,7 +121,7 @@ def pack(
     if calibration is not None and chosen.data == "never":
         raise InputError(f"method {method} uses no calibration data; method best does")
     with open_source(source, key=key) as model:
-        plan = Plan(model, Selection(include, exclude, keep, lossless))
+        plan = Plan(model, Selection(_patterns(include), _patterns(exclude), _patterns(keep), lossless))
         settings: dict[str, Any] = {"method": "lossless" if lossless else method, "coder": coder}
         settings |= {name: float(value) for name, value in budgets.items() if value is not None}
         settings |= {} if lossless else {"options": chosen.settings, "vector_mantissa_bits": VECTOR_MANTISSA_BITS}
@@ -206,9 +206,16 @@ def compress(
     return pack(model, target, calibration=calibration, target_ratio=target_ratio, **arguments)
 
 
+def _patterns(given: str | Sequence[str]) -> Sequence[str]:
+    """Return patterns as a sequence, where a string is one of them and not its letters."""
+    return (given,) if isinstance(given, str) else given
+
+
 def _file_bytes(original: int, ratio: float) -> int:
     if not ratio > 0:
         raise InputError(f"the target ratio must be positive, not {ratio}")
+    if not original / ratio >= 1:
+        raise InputError(f"a ratio of {ratio:g} leaves no byte of the {original} that the tensors have")
     return int(original / ratio)
 
 

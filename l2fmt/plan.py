@@ -29,6 +29,9 @@ VECTOR_MANTISSA_BITS = 6
 _VECTOR_NAMES = ("weight", "bias", "running_mean", "running_var", "gamma", "beta")
 _LEAST_PEAK = 2.0**-100  # steps of smaller tensors would leave the normal numbers of float32
 _QUANTIZABLE = ("F16", "BF16", "F32", "F64")
+# Of the largest value of a dtype: grids reach beyond the weights, where steps are long, and must not leave it. Weights
+# that are larger are no weights: masks, which are full of the most negative number.
+_MOST_OF_RANGE = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Plan:
             array, dtype = as_array(model.get(name), name)
             load = partial(_load, model, name)
             if array.size and selection.quantizes(name, dtype, array.shape):
-                obstacle = _obstacle(to_float32(array, dtype))
+                obstacle = _obstacle(array, dtype)
                 if obstacle is None:
                     self.weights.append(WeightTensor(name, dtype, array.shape, partial(_load_float32, model, name)))
                     continue
@@ -179,13 +182,18 @@ def calibrate(
     return replace(calibration, mantissa_bits=precision)
 
 
-def _obstacle(weights: np.ndarray) -> str | None:
-    """Say why float32 weights cannot be quantized, or return None."""
+def _obstacle(array: np.ndarray, dtype: DType) -> str | None:
+    """Say why weights, held as `dtype.numpy`, cannot be quantized, or return None."""
+    weights = to_float32(array, dtype)
     bad = np.count_nonzero(~np.isfinite(weights))
     if bad:
         return f"holds {bad} values that are not finite numbers of float32"
-    peak = float(np.abs(weights).max())
-    return f"has no value beyond {peak:g}" if 0 < peak < _LEAST_PEAK else None
+    peak = float(np.abs(array if dtype.name == "F64" else weights).max())
+    if 0 < peak < _LEAST_PEAK:
+        return f"has no value beyond {peak:g}"
+    if peak > _MOST_OF_RANGE * float(np.finfo(np.float16 if dtype.name == "F16" else np.float32).max):
+        return f"has values up to {peak:g}, near the end of what {dtype.name} can hold"
+    return None
 
 
 def _load(model: ModelSource, name: str) -> np.ndarray:

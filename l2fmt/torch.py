@@ -90,17 +90,30 @@ class safe_open(LazyFile[Any]):
 
 
 def load_model(
-    model: nn.Module, filename: Path, strict: bool = True, device: Device | None = None
+    model: nn.Module,
+    filename: Path,
+    strict: bool = True,
+    device: Device | None = None,
+    *,
+    limits: Limits | None = None,
+    threads: int | None = None,
 ) -> tuple[list[str], list[str]]:
     """Load a file into a module and return the names (missing, unexpected); the module keeps its dtypes and devices.
 
     `device` decodes: by default the CUDA device on which the whole module is, else the CPU.
     Everything is decoded and checked before the module is touched. A name that is tied to one in the file is not
-    missing, nor is a batch norm's `num_batches_tracked`, which torch does not ask for either. Raises InputError for a
-    tensor of another shape and, if `strict`, for missing and unexpected names; otherwise as `load_file`.
+    missing, nor is a batch norm's `num_batches_tracked`, which torch does not ask for either. `limits` and `threads`
+    are those of `load_file`. Raises InputError for a tensor of another shape, for a module on the meta device and, if
+    `strict`, for missing and unexpected names; otherwise as `load_file`.
     """
     own = model.state_dict()
-    tensors = load_file(filename, _device_of(own) if device is None else device)
+    if empty := [name for name, value in own.items() if isinstance(value, Tensor) and value.is_meta]:
+        raise InputError(
+            f"the {type(model).__name__} is on the meta device, which holds nothing ({_listing(empty)}): "
+            "call model.to_empty(device=...) before"
+        )
+    chosen = _device_of(own) if device is None else device
+    tensors = load_file(filename, chosen, limits=limits, threads=threads)
     origin = f"{os.fsdecode(filename)} does not fit the {type(model).__name__}"
     for name, tensor in tensors.items():
         if _is_real(mine := own.get(name)) and mine.shape != tensor.shape:
@@ -216,7 +229,7 @@ def _plain_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[PlainTensor], di
     plain = []
     for name in source.names():
         if name not in aliases:
-            _, dtype = as_array(torch.empty(0, dtype=tensors[name].dtype), name)
+            _, dtype = as_array(torch.empty(0, dtype=tensors[name].dtype, device="cpu"), name)
             shape = tuple(tensors[name].shape)
             plain.append(PlainTensor(name, dtype, shape, lambda name=name: as_array(source.get(name), name)[0]))
     return plain, aliases

@@ -28,6 +28,7 @@ LAYERS = [
     {"plan"},
     {"api"},
     {"cli"},
+    {"__main__"},
 ]
 LAYER_OF = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
 # `l2fmt/__init__.py` offers names of every layer, lazily (tests/test_imports.py); layers use no more of it.

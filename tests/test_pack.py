@@ -1,14 +1,18 @@
 """`pack` as its users call it: what is quantized, what is kept, and budgets of whole files."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
 import l2fmt
+from l2fmt.errors import InputError
 from l2fmt.plan import VECTOR_MANTISSA_BITS
 from l2fmt.transforms import round_mantissa
+
+_NAMES = {torch.float16: "F16", torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 @pytest.fixture
@@ -85,6 +89,38 @@ def test_values_that_cannot_be_quantized_are_kept_and_said(state):
     assert torch.equal(found["tiny"], tiny)
     assert any("bad holds 1 values that are not finite" in note for note in result.notes)
     assert any("tiny has no value beyond" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 4000), (torch.float32, 2e37), (torch.bfloat16, 2e37)])
+def test_values_near_the_end_of_a_dtype(dtype, most):
+    mask = torch.triu(torch.full((64, 64), torch.finfo(dtype).min, dtype=dtype), 1)
+    large = (torch.randn(64, 64).clamp(-3, 3) / 3 * most).to(dtype)
+    for options in ({}, {"target_ratio": 6.0}, {"bits": 1.5}, {"bits": 3, "method": "pnmq"}):
+        result, found = packed({"mask": mask, "large": large}, **options)
+        assert result.notes[0].startswith(
+            f"mask has values up to {-mask.min():g}, near the end of what {_NAMES[dtype]}"
+        )
+        assert torch.equal(found["mask"], mask)
+        assert result.quantized == 1 and found["large"].isfinite().all()
+
+
+def test_float64_weights_below_float32():
+    weights = torch.randn(16, 16, dtype=torch.float64) * 1e-50
+    result, found = packed({"w": weights})
+    assert torch.equal(found["w"], weights) and "has no value beyond" in result.notes[0]
+
+
+def test_one_pattern(state):
+    assert packed(state, exclude="0.*")[0].quantized == 2
+    assert torch.equal(packed(state, keep="3.bias")[1]["3.bias"], state["3.bias"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"bits": math.inf}, "finite"), ({"target_ratio": 1e300}, "leaves no byte")]
+)
+def test_budgets_that_are_none(state, options, said):
+    with pytest.raises(InputError, match=said):
+        packed(state, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -26,7 +26,7 @@ _PATTERN = "PATTERN"
 @click.option("-o", "--output", help="The file to write, - for stdout; by default beside SOURCE, ending in .l2c.")
 @click.option("--target-ratio", type=float, metavar="R", help="Bytes of the tensors over bytes of the whole file.")
 @click.option("--bits", type=float, metavar="B", help="Bits of a quantized weight on average, tables included.")
-@click.option("--max-error", type=float, metavar="E", help="Largest relative mean squared error of a tensor.")
+@click.option("--max-error", type=float, metavar="E", help="Largest relative squared error of a quantized tensor.")
 @click.option("--lossless", is_flag=True, help="Keep every bit of every tensor.")
 @click.option(
     "--method", type=click.Choice(method_names()), help="How to quantize [default: best with --calibration, else rd]."

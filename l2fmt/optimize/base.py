@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -57,8 +58,8 @@ class Budget:
         if len(given) > 1:
             raise InputError(f"only one budget can be given, not {' and '.join(given)}")
         for name in given:
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < inf:
+                raise InputError(f"{name} must be positive and finite, not {getattr(self, name)}")
 
     @property
     def aim(self) -> "Aim":

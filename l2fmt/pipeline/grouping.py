@@ -13,7 +13,7 @@ from l2codec import ClassMap, TableSet
 from l2fmt import _registry
 from l2fmt.errors import InputError
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
-from l2fmt.transforms import Codebook, field_widths, split_field
+from l2fmt.transforms import Codebook, field_widths, from_float32, split_field, to_float32
 
 _GROUPED = 1 << 14  # plain tensors below so many elements share a group, so that they share its fixed cost
 _GROUP_LIMIT = 1 << 20  # elements of a shared group: what reading one of its tensors decodes
@@ -101,9 +101,11 @@ def _range_of_values(tensor: QuantizedTensor, shared: tuple[int, int], own: tupl
     for low, high in (shared, own):
         low, high = min(low, 0), max(high, 0)
         with np.errstate(over="ignore"):
-            if np.isfinite(tensor.transform.values(np.array([low, high]))).all():  # magnitudes grow with the code
+            ends = tensor.transform.values(np.array([low, high]))  # magnitudes grow with the code
+            if np.isfinite(to_float32(from_float32(ends, tensor.dtype), tensor.dtype)).all():
                 return low, high
-    raise InputError(f"tensor {tensor.name!r}: its codes {own[0]} to {own[1]} stand for values beyond float32")
+    most = "F16" if tensor.dtype.name == "F16" else "float32"
+    raise InputError(f"tensor {tensor.name!r}: its codes {own[0]} to {own[1]} stand for values beyond {most}")
 
 
 def _quantized_group(tensor: QuantizedTensor, key: tuple, families: Families) -> GroupPlan:
@@ -128,16 +130,18 @@ def _shared_groups(tensors: Sequence) -> list[list[PlainTensor]]:
     """Put small plain tensors of one dtype and precision into shared groups, each larger one into its own."""
     groups: list[list[PlainTensor]] = []
     open_groups: dict[tuple, list[PlainTensor]] = {}
+    elements: dict[tuple, int] = {}  # of those groups
     for tensor in tensors:
         if not isinstance(tensor, PlainTensor):
             continue
         key = (tensor.dtype.name, tensor.drop)
         if tensor.size >= _GROUPED:
             groups.append([tensor])
-        elif key in open_groups and sum(t.size for t in open_groups[key]) + tensor.size <= _GROUP_LIMIT:
+        elif key in open_groups and elements[key] + tensor.size <= _GROUP_LIMIT:
             open_groups[key].append(tensor)
+            elements[key] += tensor.size
         else:
-            open_groups[key] = [tensor]
+            open_groups[key], elements[key] = [tensor], tensor.size
             groups.append(open_groups[key])
     return groups
 

@@ -304,3 +304,25 @@ def test_deterministic_algorithms():
         assert bits() == expected
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_module_on_the_meta_device(model_path):
+    with torch.device("meta"):
+        net = nn.Linear(3, 4)
+    with pytest.raises(InputError, match=r"meta device.*to_empty"):
+        load_model(net, model_path)
+
+
+def test_saving_under_another_default_device():
+    tensors = {"a": torch.randn(3, 4)}
+    with torch.device("meta"):
+        data = save(tensors)
+    assert torch.equal(load(data)["a"], tensors["a"])
+
+
+def test_limits_and_threads_of_load_model(tmp_path):
+    net = Net()
+    save_model(net, tmp_path / "net.l2c")
+    assert load_model(Net(), tmp_path / "net.l2c", threads=2) == ([], [])
+    with pytest.raises(LimitExceededError):
+        load_model(Net(), tmp_path / "net.l2c", limits=Limits(max_decoded_bytes=10))

@@ -136,7 +136,7 @@ def find_units(
         if layer is None or layer.is_table:
             continue
         bias_moves = layer.module.bias is None or f"{path}.bias" in vectors - shared
-        if targets.count(path) > 1 or not bias_moves:
+        if targets.count(path) > 1 or not bias_moves or _hooked(layer.module):
             continue
         unit = units[node] = Unit(path, layer.module, node, end=node)
         norm = _only_reader(node)
@@ -150,9 +150,16 @@ def find_units(
 def _join(unit: Unit, node: fx.Node, norm: nn.Module, vectors: frozenset[str]) -> None:
     """Make a batch norm the unit's own, if all of it may change."""
     path = str(node.target)
-    fits = isinstance(norm, _NORMS) and vectors.issuperset(f"{path}.{key}" for key in _NORM_VECTORS)
+    fits = (
+        isinstance(norm, _NORMS) and not _hooked(norm) and vectors.issuperset(f"{path}.{key}" for key in _NORM_VECTORS)
+    )
     if fits and norm.running_mean is not None and norm.weight is not None:
         unit.norm_path, unit.norm, unit.end = path, norm, node
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether a module does more than its graph says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _follow(unit: Unit, units: Mapping[fx.Node, Unit], module: nn.Module) -> None:

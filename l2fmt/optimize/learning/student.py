@@ -4,6 +4,7 @@ The module itself is never changed: every call substitutes the decoded weights (
 `nn.Module` works, tied weights included.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -155,14 +156,18 @@ def fold_statistics(module: nn.Module, adjustable: frozenset[str]) -> dict[str, 
 
     In evaluation mode a batch norm is x * s + b with s = weight / sqrt(var + eps), b = bias - mean * s. Afterwards the
     running mean is 0 and the running variance 1, which cost a file nothing, and the function is the same. Batch norms
-    without weights or statistics, or of which a tensor is not `adjustable`, are left alone.
+    without weights or statistics, or of which a tensor is not `adjustable` or serves another module too, are left as
+    they are.
     """
     changed = {}
+    users = Counter(id(p) for each in module.modules() for p in each.parameters(recurse=False))
     for path, norm in module.named_modules():
         names = {key: f"{path}.{key}" if path else key for key in ("weight", "bias", "running_mean", "running_var")}
         if not isinstance(norm, _NORMS) or not adjustable.issuperset(names.values()):
             continue
         if norm.running_mean is None or norm.running_var is None or norm.weight is None or norm.bias is None:
+            continue
+        if users[id(norm.weight)] > 1 or users[id(norm.bias)] > 1:
             continue
         with torch.no_grad():
             gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()

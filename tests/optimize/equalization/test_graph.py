@@ -38,6 +38,14 @@ def test_what_no_scale_passes_ends_a_chain(between: nn.Module) -> None:
     assert successors(nn.Sequential(nn.Linear(3, 8), between, nn.Linear(8, 4))) == {}
 
 
+def test_layers_and_norms_with_hooks_are_left_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    net[0].register_forward_hook(lambda module, given, output: -output)
+    net[4].register_forward_pre_hook(lambda module, given: None)
+    units = units_of(net)
+    assert list(units) == ["3"] and units["3"].norm is None
+
+
 class Branches(nn.Module):
     """Outputs read twice, a layer called twice, a weight of two layers, and one that is read itself."""
 

@@ -83,6 +83,9 @@ def test_what_cannot_be_folded_is_left_alone():
     state = deepcopy(module.state_dict())
     assert fold_statistics(module, vectors_of(module) - {"2.running_mean"}) == {}
     assert fold_statistics(module, frozenset()) == {}
+    tied = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    tied[1].weight = tied[0].weight
+    assert fold_statistics(tied, vectors_of(tied)) == {}
     assert all(torch.equal(t, state[name]) for name, t in module.state_dict().items())
 
 
