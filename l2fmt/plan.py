@@ -143,7 +143,7 @@ def calibrate(
         raise InputError(f"method {method} runs the model: give the module, not only its weights (--model)")
     if data is None and needs_data:
         raise InputError(f"method {method} needs calibration data (--calibration)")
-    running = source if module is None else module
+    running, aliases = source if module is None else module, plan.aliases
     if running is not source:
         try:
             running = deepcopy(running)
@@ -156,30 +156,43 @@ def calibrate(
             if name in own and own[name].shape != tensor.shape:
                 shapes = f"{list(tensor.shape)} in the checkpoint and {list(own[name].shape)} in the model"
                 raise InputError(f"tensor {name!r} has shape {shapes}")
+        aliases = aliases | _tied(running, plan.names)
         missing, unexpected = running.load_state_dict(tensors, strict=False)
-        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        missing = [name for name in missing if name not in aliases and not name.endswith("num_batches_tracked")]
         if missing or unexpected:
             problem = f"it lacks {missing[0]!r}" if missing else f"the model has no {unexpected[0]!r}"
             raise InputError(f"the checkpoint does not fit the {type(running).__name__}: {problem}")
-        tied: dict[int, str] = {}
-        for name, tensor in running.state_dict(keep_vars=True).items():
-            owner = tied.setdefault(id(tensor), name)
-            if owner != name and name in plan.names and owner in plan.names:
-                both = f"{owner!r} and {name!r} are one tensor in the model and two in the checkpoint"
-                raise InputError(f"{both}; pack the model itself")
     fingerprint = ""
     if checkpoint is not None:
         fingerprint = plan.fingerprint()
         checkpoint = os.fspath(checkpoint)
     samples = CalibrationSet([]) if data is None else CalibrationSet.of(data)
     calibration = Calibration(
-        running, samples, plan.vectors, VECTOR_MANTISSA_BITS, model.nbytes, plan.aliases, checkpoint, fingerprint
+        running, samples, plan.vectors, VECTOR_MANTISSA_BITS, model.nbytes, aliases, checkpoint, fingerprint
     )
     if not samples.count:
         return calibration
     precision = vector_precision(calibration, VECTOR_MANTISSA_BITS)
     plan.round_vectors(precision)
     return replace(calibration, mantissa_bits=precision)
+
+
+def _tied(module: "nn.Module", given: Sequence[str]) -> dict[str, str]:
+    """Return other names that a module has for tensors of a checkpoint, by which they may be missing there.
+
+    Raises InputError for two tensors of the checkpoint that are one in the module.
+    """
+    names: dict[int, list[str]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    found, known = {}, set(given)
+    for same in names.values():
+        owners = [name for name in same if name in known]
+        if len(owners) > 1:
+            both = f"{owners[0]!r} and {owners[1]!r} are one tensor in the model and two in the checkpoint"
+            raise InputError(f"{both}; pack the model itself, or a checkpoint of torch.save, in which they are one")
+        found |= {name: owner for owner in owners for name in same if name != owner}
+    return found
 
 
 def _obstacle(array: np.ndarray, dtype: DType) -> str | None:

@@ -201,3 +201,26 @@ def test_a_file_much_smaller_than_asked_for_is_said(state, monkeypatch):
     monkeypatch.setattr("l2fmt.api.TOLERANCE", -1.0)  # as if no size came near
     notes = l2fmt.pack(state, target_ratio=5).notes
     assert any("smaller than asked for" in note for note in notes)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = torch.nn.Embedding(40, 16)
+        self.inner = torch.nn.Linear(16, 16)
+        self.head = torch.nn.Linear(16, 40, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, words):
+        return self.head(torch.relu(self.inner(self.words(words))))
+
+
+def test_a_checkpoint_without_the_other_names_of_tied_weights():
+    """As Hugging Face writes them."""
+    torch.manual_seed(0)
+    net = Tied()
+    bare = {name: tensor for name, tensor in net.state_dict().items() if name != "head.weight"}
+    arguments = {"method": "obs", "bits": 5, "calibration": [torch.randint(0, 40, (8, 5)) for _ in range(4)]}
+    _, expected = packed(net, **arguments)
+    _, found = packed(bare, module=Tied(), **arguments)
+    assert list(found) == list(bare) and all(torch.equal(found[name], expected[name]) for name in bare)

@@ -17,6 +17,7 @@ from l2fmt.container.writer import is_path
 if TYPE_CHECKING:
     from torch import Tensor
 
+_HUGE = 2.0**500
 _SLICE = 1 << 20  # elements compared at once
 
 
@@ -145,13 +146,16 @@ def _errors(a: "Tensor", b: "Tensor") -> tuple[float, float]:
     flat = [torch.view_as_real(t).reshape(-1) if t.is_complex() else t.reshape(-1) for t in (a, b)]
     if flat[0].numel() != flat[1].numel():  # complex against real: the imaginary part is the difference
         flat = [torch.view_as_real(t.to(torch.complex128)).reshape(-1) for t in (a, b)]
+    # Squares of float64 may be beyond float64.
+    huge = any(t.dtype == torch.float64 and bool((t.isfinite() & (t.abs() > _HUGE)).any()) for t in flat)
+    unit = 1 / _HUGE if huge else 1.0
     energy = error = largest = 0.0
     for start in range(0, flat[0].numel(), _SLICE):
         x, y = (part[start : start + _SLICE].to(torch.float64) for part in flat)
         same = (x == y) | (x.isnan() & y.isnan())
         gap = torch.where(same, 0.0, (y - x).abs()).nan_to_num(nan=math.inf, posinf=math.inf)
-        energy += float(x[x.isfinite()].square().sum())
-        error += float(gap.square().sum())
+        energy += float((x[x.isfinite()] * unit).square().sum())
+        error += float((gap * unit).square().sum())
         largest = max(largest, float(gap.max()))
     if error == 0:
         return 0.0, largest

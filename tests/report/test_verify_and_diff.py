@@ -14,6 +14,12 @@ from l2fmt.report import diff, inspect, verify
 from l2fmt.torch import load, load_file, save_file
 
 
+def test_squares_beyond_float64():
+    first, second = ({"a": torch.tensor([x, 1.0], dtype=torch.float64)} for x in (1e300, 2e300))
+    (found,) = diff(first, second)
+    assert found.relative_mse == pytest.approx(1) and found.max_error == 1e300
+
+
 def test_the_report(model, model_path):
     report = verify(model_path)
     assert (report.tensors, report.aliases, report.decoded) == (9, 1, True)
