@@ -198,8 +198,8 @@ def compress(
 ) -> PackResult:
     """Compress a module that can run, with calibration data; `pack` says what the arguments mean.
 
-    The method is `best` if none is named, and the target ratio 12 if no budget is given. The module is left as it is:
-    `l2fmt.load_model(module, target)` loads the result into it.
+    The method is `best` if none is named (`rd` where `calibration` is None), and the target ratio 12 if no budget is
+    given. The module is left as it is: `l2fmt.load_model(module, target)` loads the result into it.
     """
     if target_ratio is None and not {"bits", "max_error"} & arguments.keys():
         target_ratio = 12.0

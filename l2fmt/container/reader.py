@@ -16,7 +16,7 @@ from l2fmt.container.header import HEADER_BYTES, Header
 from l2fmt.container.index import Index
 from l2fmt.container.limits import Limits
 from l2fmt.container.sources import open_source
-from l2fmt.errors import CorruptFileError, MissingTensorError
+from l2fmt.errors import CorruptFileError, FormatError, MissingTensorError
 
 if TYPE_CHECKING:
     from l2codec import TableSet
@@ -47,8 +47,10 @@ class Reader:
         self._source = open_source(source, self.limits.allowed("max_decoded_bytes"))
         try:
             self.header, self.index = self._open()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, FormatError) and self.name not in str(error):  # there may be several files
+                error.args = (f"{self.name}: {error}",)
             raise
         self.tensors: dict[str, TensorEntry] = {tensor.name: tensor for tensor in self.index.tensors}
 

@@ -41,7 +41,8 @@ def test_a_limit_refuses_and_the_way_out_is_said(read):
     result = read("max_tensors=1")
     assert (result.exit_code, result.stdout) == (3, "")
     error, hint = result.stderr.splitlines()[-2:]
-    assert error.startswith("error: number of ") and error.endswith("is above the limit max_tensors = 1")
+    assert error.startswith("error: ") and ": number of " in error
+    assert error.endswith("is above the limit max_tensors = 1")
     assert hint == ("--limit max_tensors=VALUE allows more, and --limit none everything, for a file that you trust")
 
 
