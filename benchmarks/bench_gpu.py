@@ -22,43 +22,29 @@ different symbols. It takes 8 GB of the GPU's memory and of the CPU's.
 import argparse
 import json
 import math
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file as load_safetensors
-from safetensors.torch import save_file as save_safetensors
 
 import l2fmt
-import l2fmt.cuda
 from benchmarks.environment import environment
-from benchmarks.synthetic import ALPHABET, make_symbols, scale_of
+from benchmarks.gpu_files import bench_kernels, bench_load, write_model
+from benchmarks.gpu_machine import Gpu, Machine, copies, copy_bandwidth, median
+from benchmarks.synthetic import ALPHABET, make_symbols
 from l2codec import ClassMap, TableSet, Values, encode
 from l2codec.cuda.decoding import Decoding, DeviceStream
-from l2codec.cuda.device import Device
 from l2codec.cuda.encoding import Encoding
-from l2fmt.container import Reader
-from l2fmt.dtypes import DTYPES
-from l2fmt.indexing import INTERVAL
-from l2fmt.pipeline import Encoding as FileEncoding
-from l2fmt.pipeline import PlainTensor, QuantizedTensor, write_files
-from l2fmt.pipeline.on_device import Batch, Target, read_points
-from l2fmt.transforms import Uniform
 
 LANES, OVERHEAD = 32, 0.005
 PIECE = 1 << 22  # different symbols
 CLASSED = 12_000_000  # symbols with a class map
-CACHE_BYTES = 128 << 20  # more than any cache of a GPU holds
-WARM_SECONDS = 0.2  # of work before anything is measured: an idle GPU has a slow clock
-_HEAD_START = 2_000_000  # cycles that a GPU waits for the host to ask for all that is measured, some 1 ms
 DEFAULT = Path(__file__).parent / "results" / "gpu.json"
 
 RESNET18 = (
@@ -77,46 +63,6 @@ SIZES = {
     "1 G": [256 * PIECE],
 }
 MODELS = {"ResNet-18": RESNET18, "124 M transformer": TRANSFORMER}
-
-
-class Machine(Protocol):
-    """What is measured: a device, memory of it as tensors, and a clock."""
-
-    device: torch.device
-
-    def open(self) -> Device: ...
-
-    def milliseconds(self, function: Callable[[], object]) -> float:
-        """Return how long the device takes for what a function asks of it."""
-        ...
-
-    def synchronize(self) -> None: ...
-
-    def load(self, path: Path) -> dict[str, torch.Tensor]: ...
-
-
-class Gpu:
-    """The current CUDA device; raises UnsupportedError, MissingDependencyError."""
-
-    def __init__(self) -> None:
-        self._place = l2fmt.cuda.gpu(torch.device("cuda"))
-        self.device, self.open = self._place.device, self._place.open
-        self.name = torch.cuda.get_device_name(self.device)
-
-    def milliseconds(self, function: Callable[[], object]) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(_HEAD_START)  # pyright: ignore[reportAttributeAccessIssue]
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end)
-
-    def synchronize(self) -> None:
-        torch.cuda.synchronize(self.device)
-
-    def load(self, path: Path) -> dict[str, torch.Tensor]:
-        return l2fmt.load_file(path, self.device)
 
 
 @dataclass
@@ -221,31 +167,13 @@ def measure(
                 yield {"model": name} | row
 
 
-def copy_bandwidth(machine: Machine, nbytes: int, repeat: int) -> float:
-    """Return bytes read and written in a second by a copy."""
-    source, target = (torch.zeros(nbytes, dtype=torch.uint8, device=machine.device) for _ in range(2))
-    return 2 * nbytes / (median(machine, [lambda: target.copy_(source)], repeat) / 1e3)
-
-
-def median(machine: Machine, functions: Sequence[Callable[[], object]], repeat: int) -> float:
-    """Return the median of milliseconds of functions that take turns, each called before, until the clock is up."""
-    started = time.monotonic()
-    while True:
-        for function in functions:
-            machine.milliseconds(function)
-        if time.monotonic() - started >= WARM_SECONDS:
-            break
-    times = [machine.milliseconds(functions[i % len(functions)]) for i in range(max(repeat, len(functions)))]
-    return statistics.median(times)
-
-
 def bench_decode(machine: Machine, given: Symbols, counts: Sequence[int], word: str, repeat: int) -> dict[str, Any]:
     """Measure the decoding of streams of so many symbols, together."""
     dtype = np.dtype(np.uint8 if word == "u8" else np.uint16)
     codebook = None if word == "u8" else np.random.default_rng(0).integers(0, 1 << 16, ALPHABET, dtype=np.uint16)
     total, streams = sum(counts), [given.stream(count) for count in counts]
     works, outputs = [], []
-    for _ in range(max(1, min(16, CACHE_BYTES // (total * dtype.itemsize)))):
+    for _ in range(copies(total * dtype.itemsize)):
         work, parts = Decoding(machine.open()), []
         for count, data in zip(counts, streams, strict=True):
             stream = DeviceStream("rans", data, count, given.tables, given.classes, **given.layout)
@@ -269,93 +197,14 @@ def bench_encode(machine: Machine, given: Symbols, count: int, repeat: int) -> d
     """Measure the encoding of a stream."""
     symbols, expected = np.resize(given.symbols, count), given.stream(count)
     block_bits = given.layout["block_bits"]
-    copies = max(1, min(8, CACHE_BYTES // count))
     works = [
-        Encoding(machine.open(), "rans", symbols, given.tables, given.classes, LANES, block_bits) for _ in range(copies)
+        Encoding(machine.open(), "rans", symbols, given.tables, given.classes, LANES, block_bits)
+        for _ in range(copies(count, 8))
     ]
     milliseconds = median(machine, [work.launch for work in works], repeat)
     assert all(work.result() == expected for work in works), "the GPU encodes other bytes"
     rates = {"ms": milliseconds, "GB/s": count / milliseconds / 1e6, "moved": len(expected) + count}
     return {"case": "encode", "bits": given.bits, "symbols": count, "bytes": len(expected)} | rates
-
-
-def write_model(folder: Path, shapes: Sequence[tuple[int, ...]]) -> tuple[dict[str, Path], dict[str, torch.Tensor]]:
-    """Write a model of these weights, and biases, to files of each kind; return their paths and the tensors."""
-    rng, tensors = np.random.default_rng(0), []
-    laplace = partial(rng.laplace, 0.0, scale_of(2.0))
-    codes = {shape: laplace(shape).clip(-15, 15).round().astype(np.int8) for shape in dict.fromkeys(shapes)}
-    for number, shape in enumerate(shapes):
-        bias = rng.standard_normal(shape[0]).astype(np.float32)
-        tensors.append(QuantizedTensor(f"{number}.weight", DTYPES["F32"], shape, codes[shape], Uniform(0.01)))
-        tensors.append(PlainTensor(f"{number}.bias", DTYPES["F32"], bias.shape, lambda bias=bias: bias, 6))
-    paths = {kind: folder / kind for kind in ("l2c", "points.l2c", "pt", "safetensors")}
-    for kind, interval in (("l2c", None), ("points.l2c", INTERVAL)):
-        encoding = FileEncoding(resume_interval=interval, threads=torch.get_num_threads())
-        write_files(paths[kind], tensors, {}, {}, encoding)
-    state = l2fmt.load_file(paths["l2c"])
-    torch.save(state, paths["pt"])
-    save_safetensors(state, paths["safetensors"])
-    return paths, state
-
-
-def bench_kernels(machine: Machine, path: Path, state: Mapping[str, torch.Tensor], repeat: int) -> dict[str, Any]:
-    """Measure what the device does to decode a file that has been copied to it."""
-    with Reader(path) as reader:
-        groups, batches, outputs = reader.index.groups, [], []
-        written = sum(group.nbytes for group in groups)
-        for _ in range(max(1, min(16, CACHE_BYTES // written))):
-            memory = [torch.zeros(group.nbytes, dtype=torch.uint8, device=machine.device) for group in groups]
-            targets = [Target(reader, number, part.data_ptr()) for number, part in enumerate(memory)]
-            batches.append(Batch.of(targets, read_points(targets), machine.open()))
-            batches[-1].decoding.prepare()
-            outputs.append(memory)
-        milliseconds = median(machine, [batch.decoding.launch for batch in batches], repeat)
-        for batch, memory in zip(batches, outputs, strict=True):
-            batch.finish()
-            for group, part in zip(groups, memory, strict=True):
-                ends = np.cumsum([entry.nbytes for entry in group.tensors])[:-1].tolist()
-                for entry, found in zip(group.tensors, part.cpu().tensor_split(ends), strict=True):
-                    assert torch.equal(found.view(torch.float32), state[entry.name].reshape(-1)), "other values"
-    stored = path.stat().st_size
-    return {
-        "case": "kernels",
-        "bytes": stored,
-        "ms": milliseconds,
-        "GB/s": written / milliseconds / 1e6,
-        "moved": stored + written,
-    }
-
-
-def bench_load(
-    machine: Machine, paths: Mapping[str, Path], state: Mapping[str, torch.Tensor], repeat: int
-) -> Iterator[dict[str, Any]]:
-    """Measure loading of a model to the device, and of the same tensors from files of others."""
-    loaders: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
-        "l2c": lambda: machine.load(paths["l2c"]),
-        "points.l2c": lambda: machine.load(paths["points.l2c"]),
-        "pt": lambda: torch.load(paths["pt"], map_location=machine.device, weights_only=True),
-        "safetensors": lambda: load_safetensors(paths["safetensors"], device=str(machine.device)),
-    }
-    times = {}
-    for kind, load in loaders.items():
-        found = load()
-        assert all(torch.equal(tensor, found[key].cpu()) for key, tensor in state.items()), f"{kind}: other tensors"
-        del found
-        times[kind] = statistics.median(_seconds(machine, load) for _ in range(min(repeat, 7)))
-    for kind, seconds in times.items():
-        stored = paths[kind].stat().st_size
-        yield {"case": "load", "file": kind, "bytes": stored, "ms": 1e3 * seconds, "x": times["pt"] / seconds}
-
-
-def _seconds(machine: Machine, load: Callable[[], object]) -> float:
-    """Return how long it takes until tensors are there."""
-    machine.synchronize()
-    start = time.perf_counter()
-    tensors = load()
-    machine.synchronize()
-    seconds = time.perf_counter() - start
-    del tensors
-    return seconds
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import bench_gpu
+from benchmarks import bench_gpu, gpu_files, gpu_machine
 from l2fmt.cuda import DeviceStore, Place
 from l2fmt.memory import TorchFramework
 from tests.cuda.device import ShimDevice
@@ -41,10 +41,10 @@ class Simulated:
 
 
 def test_every_case(monkeypatch):
-    monkeypatch.setattr(bench_gpu, "CACHE_BYTES", 4096)
+    monkeypatch.setattr(gpu_machine, "CACHE_BYTES", 4096)
     monkeypatch.setattr(bench_gpu, "OVERHEAD", 0.4)
-    monkeypatch.setattr(bench_gpu, "INTERVAL", 8)
-    monkeypatch.setattr(bench_gpu, "WARM_SECONDS", 0)
+    monkeypatch.setattr(gpu_files, "INTERVAL", 8)
+    monkeypatch.setattr(gpu_machine, "WARM_SECONDS", 0)
     sizes = {"small": [1000], "several": [700, 4096, 9], "long": [3 * 4096]}
     models: Mapping[str, list[tuple[int, ...]]] = {"model": [(20, 30), (40, 20, 3, 3)]}
     rows = json.loads(json.dumps(list(bench_gpu.measure(Simulated(), sizes, [4], models, 2, 4096, 1600, 1 << 16))))
@@ -77,7 +77,7 @@ def test_results_are_kept_as_they_come(monkeypatch, tmp_path, capsys):
 
 
 def test_a_wrong_result_is_noticed(monkeypatch):
-    monkeypatch.setattr(bench_gpu, "CACHE_BYTES", 1)
+    monkeypatch.setattr(gpu_machine, "CACHE_BYTES", 1)
     monkeypatch.setattr(bench_gpu.Symbols, "equals", lambda *arguments: False)
     with pytest.raises(AssertionError, match="other values"):
         list(bench_gpu.measure(Simulated(), {"small": [1000]}, [4], {}, 1, 4096, 1600, 1 << 10))
