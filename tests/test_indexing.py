@@ -158,9 +158,9 @@ def test_nothing_is_changed_by_a_failure(bare, flipped, tmp_path):
     with pytest.raises(CorruptFileError, match="is damaged"):
         l2fmt.index(path, interval=256)
     path.write_bytes(bare)
-    for interval in (0, -256, 7):
+    for interval in (0, -256, 7, 8.5):
         with pytest.raises(InputError, match="at least 8 symbols of a lane"):
-            l2fmt.index(path, interval=interval)
+            l2fmt.index(path, interval=interval)  # pyright: ignore[reportArgumentType]
     with pytest.raises(LimitExceededError):
         l2fmt.index(path, limits=l2fmt.Limits(max_decoded_bytes=1000))
     assert path.read_bytes() == bare and list(tmp_path.iterdir()) == [path]

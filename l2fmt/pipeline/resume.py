@@ -16,7 +16,7 @@ _LEAST_INTERVAL = 8
 
 def check_interval(interval: int) -> None:
     """Raise InputError unless streams may have resume points every `interval` symbols of a lane."""
-    if interval < _LEAST_INTERVAL:
+    if not isinstance(interval, int) or interval < _LEAST_INTERVAL:
         raise InputError(f"the resume interval is at least {_LEAST_INTERVAL} symbols of a lane, not {interval}")
 
 
