@@ -55,7 +55,10 @@ class Best(Method):
         task = with_synthetic(task, self.synthetic, self.batch_size, self.seed)
         iterations = _ITERATIONS[self.effort - 1]
         if not iterations:
-            return SecondOrder(blocks=self.block_weight > 0, heads=self.heads, seed=self.seed).quantize(task)
+            begun = SecondOrder(
+                blocks=self.block_weight > 0, heads=self.heads, batch_size=self.batch_size, seed=self.seed
+            )
+            return begun.quantize(task)
         training = L2(
             start="obs",
             rounds=1,

@@ -61,6 +61,14 @@ def test_best_is_the_default_with_data_and_least_effort_trains_nothing() -> None
     assert l2fmt.pack(model, target_ratio=7).settings["method"] == "rd"
 
 
+@pytest.mark.parametrize("effort", [1, 2])
+def test_best_runs_no_more_samples_at_once_than_it_was_told(effort: int) -> None:
+    model, seen = network(), []
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    packed(model, 7, "best", effort=effort, batch_size=16)
+    assert max(seen) == 16
+
+
 def test_one_seed_one_file() -> None:
     model = network()
     files = [packed(model, 7, "obs", seed=seed).data for seed in (0, 0, 1)]

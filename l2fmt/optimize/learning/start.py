@@ -98,7 +98,8 @@ class Start:
 
             alike: dict[str, Any] = {}
             if settings.start == "obs":
-                alike = {"blocks": settings.block_weight > 0, "heads": settings.heads, "seed": settings.seed}
+                alike = {"blocks": settings.block_weight > 0, "heads": settings.heads}
+                alike |= {"batch_size": settings.batch_size, "seed": settings.seed}
                 alike["fold_statistics"] = settings.fold_statistics
                 alike["octave_norms"] = not settings.reestimate_statistics  # which are found with norms as they are
             method = get_method(settings.start, alike)
