@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import l2fmt.numpy
 from l2fmt.dtypes import DTYPES
-from l2fmt.errors import FormatError, InputError, TargetExistsError
+from l2fmt.errors import CorruptFileError, FormatError, InputError, TargetExistsError
 from l2fmt.torch import load, load_file, safe_open, save, save_file
 
 NAMES = sorted(DTYPES)
@@ -148,6 +148,20 @@ def test_shards_replace_a_model_as_a_whole(tmp_path):
         assert len(list(tmp_path.iterdir())) == 4 and all(w[0] == 1 for w in load_file(path).values())
     save_file(new, path, max_shard_bytes=2000)
     assert len(list(tmp_path.iterdir())) == 4 and all(w[0] == 2 for w in load_file(path).values())
+
+
+def test_shards_of_two_models_are_no_model(tmp_path):
+    names = [f"w{i}" for i in range(3)]
+    for model in ("one", "other"):
+        (tmp_path / model).mkdir()
+        tensors = {name: torch.randn(500) for name in names}
+        save_file(tensors, tmp_path / model / "model.l2c", max_shard_bytes=2000)
+        l2fmt.index(tmp_path / model)  # changes shards, but not what they hold
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(tmp_path / model).items())
+    second = "model-00002-of-00003.l2c"
+    (tmp_path / "one" / second).write_bytes((tmp_path / "other" / second).read_bytes())
+    with pytest.raises(CorruptFileError, match=f"{second}' is not the one that the shard index was written for"):
+        load_file(tmp_path / "one")
 
 
 def test_load_then_save_to_the_same_path(tmp_path):

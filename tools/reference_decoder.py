@@ -1071,16 +1071,18 @@ def decode_group(
 
 def decode_shards(path: Path) -> Model:
     """Decode the shards that an index names."""
-    weight_map, total_size = read_shard_index(path.read_bytes())
+    weight_map, total_size, checksums = read_shard_index(path.read_bytes())
     model = Model()
     decoded = 0
     for file_name in dict.fromkeys(weight_map.values()):
-        shard = decode((path.parent / file_name).read_bytes())
+        data = (path.parent / file_name).read_bytes()
+        shard = decode(data)
         placed = {name for name, where in weight_map.items() if where == file_name}
         require(
             placed == shard.tensors.keys() | shard.aliases.keys(),
             "a shard holds exactly the names that the index places there",
         )
+        require(checksums is None or checksums[file_name] == shard_checksum(data), "a shard is the one of its index")
         model.tensors |= shard.tensors
         model.aliases |= shard.aliases
         decoded = sum(len(tensor.data) for tensor in model.tensors.values())
@@ -1089,8 +1091,14 @@ def decode_shards(path: Path) -> Model:
     return model
 
 
-def read_shard_index(data: bytes) -> tuple[dict[str, str], int | None]:
-    """Return the weight map and the total size, if any."""
+def shard_checksum(data: bytes) -> int:
+    """Return the CRC-32 of the checksums of a file's groups."""
+    groups = read_index(read_index_bytes(data)[0]).groups
+    return zlib.crc32(b"".join(group.checksum.to_bytes(4, "little") for group in groups))
+
+
+def read_shard_index(data: bytes) -> tuple[dict[str, str], int | None, dict[str, int] | None]:
+    """Return the weight map and, if any, the total size and the checksums of the shards."""
     limit(len(data), MAX_INDEX_BYTES, "bytes of index")
     try:
         index = json.loads(data.decode("utf-8"), object_pairs_hook=distinct, parse_constant=corrupt)
@@ -1108,7 +1116,13 @@ def read_shard_index(data: bytes) -> tuple[dict[str, str], int | None]:
         check_name(file_name)
         plain = file_name not in (".", "..") and not set(file_name) & set("/\\:")
         require(plain, "the name of a shard is that of a file in the same folder")
-    return weight_map, total_size
+    checksums: Any = metadata.get("checksums")
+    if "checksums" in metadata:
+        require(isinstance(checksums, dict), "checksums are an object")
+        require(checksums.keys() == set(weight_map.values()), "checksums are those of all shards, and of no others")
+        fits = all(type(checksum) is int and 0 <= checksum < 1 << 32 for checksum in checksums.values())
+        require(fits, "the checksum of a shard is an integer of 32 bits")
+    return weight_map, total_size, checksums
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

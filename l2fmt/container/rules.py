@@ -19,7 +19,7 @@ from l2fmt.container.entries import OCTAVES, Group, Section, Stream, TableSetEnt
 from l2fmt.errors import CorruptFileError, UnsupportedError
 
 MAX_SIZE = (1 << 63) - 1
-_MAX_U32 = (1 << 32) - 1
+MAX_U32 = (1 << 32) - 1
 _MAX_DIMENSION = 1 << _registry.MAX_DIMENSION_BITS
 _QUANTIZED_DTYPES = ("F16", "BF16", "F32", "F64")
 _SCALE_KINDS = ("F32", "F16", "BF16", "F8_E8M0", OCTAVES.name)
@@ -77,7 +77,7 @@ def check_section(section: Section) -> None:
     """Check the fields of an optional section."""
     check_name(section.kind, "section kind")
     check_integer(section.length, 0, MAX_SIZE, f"section {section.kind!r}: length")
-    check_integer(section.checksum, 0, _MAX_U32, f"section {section.kind!r}: checksum")
+    check_integer(section.checksum, 0, MAX_U32, f"section {section.kind!r}: checksum")
 
 
 def check_group(group: Group, table_sets: Sequence[TableSetEntry]) -> None:
@@ -100,7 +100,7 @@ def check_group(group: Group, table_sets: Sequence[TableSetEntry]) -> None:
     _TRANSFORM_RULES[group.transform](group, where, table_sets)
     _check_scales(group, where)
     _check_classes(group, where)
-    check_integer(group.checksum, 0, _MAX_U32, f"{where}: checksum")
+    check_integer(group.checksum, 0, MAX_U32, f"{where}: checksum")
 
 
 def check_integer(value: object, low: int, high: int, what: str) -> int:

@@ -12,14 +12,13 @@ from l2fmt.container.entries import Group, Stream
 from l2fmt.container.index import Index
 from l2fmt.container.limits import Limits
 from l2fmt.container.reader import Reader
-from l2fmt.container.rules import check_integer
+from l2fmt.container.rules import MAX_U32, check_integer
 from l2fmt.container.writer import Writer
 from l2fmt.errors import CorruptFileError
 
 RESUME = "resume"
 _HEAD = struct.Struct("<IIII")
 _MIN_STATE = 1 << 16
-_MAX_U32 = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def parse_resume(data: bytes, index: Index) -> list[ResumePoints]:
         if stream.coder != RANS:
             raise CorruptFileError(f"{where}: the coder is {stream.coder}; only rans streams have resume points")
         lanes = 1 << stream.lane_bits
-        check_integer(interval, lanes, _MAX_U32, f"{where}: interval")
+        check_integer(interval, lanes, MAX_U32, f"{where}: interval")
         if interval % lanes:
             raise CorruptFileError(f"{where}: the interval {interval} is no multiple of the {lanes} lanes")
         expected = count_points(group, stream, interval)

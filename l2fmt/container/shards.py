@@ -2,16 +2,19 @@
 
 import json
 import os
+import struct
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from l2fmt.container.atomic import atomic_write
+from l2fmt.container.entries import Group
 from l2fmt.container.limits import Limits
 from l2fmt.container.reader import Reader
-from l2fmt.container.rules import MAX_SIZE, check_integer, check_name, show
+from l2fmt.container.rules import MAX_SIZE, MAX_U32, check_integer, check_name, show
 from l2fmt.container.sources import translate_os_errors
 from l2fmt.errors import CorruptFileError, FormatError, InputError
 
@@ -30,6 +33,11 @@ class ShardIndex:
     def files(self) -> list[str]:
         """Names of the shards, in ascending order."""
         return sorted(set(self.weight_map.values()))
+
+    @property
+    def checksums(self) -> Mapping[str, int] | None:
+        """The checksum of each shard, as `shard_checksum` says; None if the index binds its shards to nothing."""
+        return self.metadata.get("checksums")
 
     def check_shard(self, file: str, names: Iterable[str]) -> None:
         """Raise CorruptFileError unless the tensors and aliases of a shard are exactly those the map places there."""
@@ -55,6 +63,8 @@ class ShardIndex:
             for file in self.files:
                 readers[file] = Reader(self.folder / file, limits=limits)
                 self.check_shard(file, readers[file].names())
+                if self.checksums and self.checksums[file] != shard_checksum(readers[file].index.groups):
+                    raise CorruptFileError(f"shard {file!r} is not the one that the shard index was written for")
             total = sum(reader.index.nbytes for reader in readers.values())
             limits.check("max_decoded_bytes", total, "bytes of the decoded tensors of all shards")
             if (claimed := self.metadata.get("total_size", total)) != total:
@@ -66,6 +76,14 @@ class ShardIndex:
                 reader.close()
             raise
         return readers
+
+
+def shard_checksum(groups: Sequence[Group]) -> int:
+    """Return what an index knows a shard by: the CRC-32 of its groups' checksums.
+
+    Optional sections leave it alone, so that a shard may be given resume points.
+    """
+    return zlib.crc32(struct.pack(f"<{len(groups)}I", *(group.checksum for group in groups)))
 
 
 def read_shard_index(path: Any, limits: Limits | None = None) -> ShardIndex:
@@ -93,6 +111,8 @@ def read_shard_index(path: Any, limits: Limits | None = None) -> ShardIndex:
     for name, shard in weight_map.items():
         check_name(name, "tensor name")
         _check_shard_name(shard)
+    if "checksums" in metadata:
+        _check_checksums(metadata["checksums"], weight_map, str(path))
     return ShardIndex(path.parent, weight_map, metadata)
 
 
@@ -117,32 +137,53 @@ def _check_shard_name(name: object) -> None:
         raise CorruptFileError(f"shard name {text!r} must be a plain file name, without folder or drive")
 
 
+def _check_checksums(checksums: object, weight_map: Mapping[str, str], label: str) -> None:
+    if not isinstance(checksums, dict) or checksums.keys() != set(weight_map.values()):
+        raise CorruptFileError(f"{label}: checksums must be an object with one entry for each shard, and no other")
+    for file, checksum in checksums.items():
+        check_integer(checksum, 0, MAX_U32, f"{label}: the checksum of {file!r}")
+
+
 def write_shard_index(
     path: Any,
     weight_map: Mapping[str, str],
     total_size: int,
+    checksums: Mapping[str, int] | None = None,
     *,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a `.l2c.index.json` atomically; `total_size` is the bytes of the decoded tensors."""
-    data = shard_index_bytes(weight_map, total_size, metadata=metadata)
+    """Write a `.l2c.index.json` atomically.
+
+    `total_size` is the bytes of the decoded tensors; with `checksums`, as `shard_checksum` says, no other shards of the
+    same names are taken. Raises InputError for what a reader would refuse, TargetExistsError.
+    """
+    data = shard_index_bytes(weight_map, total_size, checksums, metadata=metadata)
     with atomic_write(path, overwrite=overwrite) as file:
         file.write(data)
 
 
 def shard_index_bytes(
-    weight_map: Mapping[str, str], total_size: int, *, metadata: Mapping[str, Any] | None = None
+    weight_map: Mapping[str, str],
+    total_size: int,
+    checksums: Mapping[str, int] | None = None,
+    *,
+    metadata: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the content of a `.l2c.index.json`; raise InputError for names that a reader would refuse."""
+    """Return the content of a `.l2c.index.json`; raise InputError for what a reader would refuse."""
+    about: dict[str, Any] = {**(metadata or {}), "total_size": total_size}
+    if checksums is not None:
+        about["checksums"] = dict(checksums)
     try:
         check_integer(total_size, 0, MAX_SIZE, "total_size")
         for name, shard in weight_map.items():
             check_name(name, "tensor name")
             _check_shard_name(shard)
+        if "checksums" in about:
+            _check_checksums(about["checksums"], weight_map, "the shard index")
     except FormatError as error:
         raise InputError(str(error)) from error
-    content = {"metadata": {**(metadata or {}), "total_size": total_size}, "weight_map": dict(weight_map)}
+    content = {"metadata": about, "weight_map": dict(weight_map)}
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 

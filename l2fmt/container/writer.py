@@ -191,6 +191,11 @@ class Writer:
             sections=tuple(self._sections),
         )
 
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The groups that were added, in order."""
+        return tuple(self._groups)
+
     def close(self) -> None:
         """Write the file; a second call does nothing."""
         if self._spool.closed:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from l2fmt.container.atomic import atomic_write, check_target, sync_folder
-from l2fmt.container.shards import INDEX_SUFFIX, plan_shards, shard_index_bytes, shard_names
+from l2fmt.container.shards import INDEX_SUFFIX, plan_shards, shard_checksum, shard_index_bytes, shard_names
 from l2fmt.container.sources import translate_os_errors
 from l2fmt.container.writer import Writer, is_path
 from l2fmt.errors import InputError
@@ -70,14 +70,14 @@ def write_files(
         sizes = {str(i): t.size * t.dtype.itemsize for i, t in enumerate(tensors)}
         shards = [[int(i) for i in shard] for shard in plan_shards(sizes, max_shard_bytes)] or shards
     if len(shards) == 1:
-        return _write_one(target, tensors, aliases, metadata, encoding, overwrite, progress)
+        return _write_one(target, tensors, aliases, metadata, encoding, overwrite, progress)[0]
     if target is not None and not is_path(target):
         raise InputError("shards need a path to be written beside, not a file object")
     _check_names([tensor.name for tensor in tensors], aliases)
     path = Path(name if target is None else os.fsdecode(target))
     index = path.with_name(path.name.removesuffix(".l2c") + INDEX_SUFFIX)
     names = shard_names(path.name.removesuffix(".l2c"), len(shards))
-    sizes, weight_map = [], {}
+    sizes, weight_map, checksums = [], {}, {}
     with nullcontext() if target is None else _replacing(path, [*names, index.name], overwrite) as folder:
         for done, (file, numbers) in enumerate(zip(names, shards, strict=True)):
             if progress is not None:
@@ -85,9 +85,10 @@ def write_files(
             members = [tensors[i] for i in numbers]
             held = {t.name for t in members}
             own = {alias: name for alias, name in aliases.items() if name in held}
-            sizes.append(_write_one(folder and folder / file, members, own, metadata, encoding, overwrite))
+            size, checksums[file] = _write_one(folder and folder / file, members, own, metadata, encoding, overwrite)
+            sizes.append(size)
             weight_map |= dict.fromkeys([*held, *own], file)
-        content = shard_index_bytes(weight_map, sum(t.size * t.dtype.itemsize for t in tensors))
+        content = shard_index_bytes(weight_map, sum(t.size * t.dtype.itemsize for t in tensors), checksums)
         if folder is not None:
             with atomic_write(folder / index.name) as file:
                 file.write(content)
@@ -144,10 +145,12 @@ def _write_one(
     encoding: Encoding | None,
     overwrite: bool,
     progress: Callable[[float], None] | None = None,
-) -> Size:
+) -> tuple[Size, int]:
+    """Write one file; return its size and what an index of shards knows it by."""
     counter = None if is_path(target) else CountingFile(target)
     with Writer(target if counter is None else counter, metadata=metadata, overwrite=overwrite) as writer:
         for alias, name in aliases.items():
             writer.add_alias(alias, name)
         weight_bytes = write_model(writer, tensors, encoding, progress)
-    return Size(os.path.getsize(target) if counter is None else counter.count, weight_bytes)
+    size = os.path.getsize(target) if counter is None else counter.count
+    return Size(size, weight_bytes), shard_checksum(writer.groups)

@@ -11,6 +11,7 @@ from l2fmt.container import (
     Writer,
     plan_shards,
     read_shard_index,
+    shard_checksum,
     shard_names,
     write_shard_index,
 )
@@ -25,10 +26,10 @@ from l2fmt.errors import (
 )
 
 
-def write_shard(path, *names, aliases=()):
-    with Writer(path) as writer:
+def write_shard(path, *names, aliases=(), data=b"abc", overwrite=False):
+    with Writer(path, overwrite=overwrite) as writer:
         for name in names:
-            streams = [(Stream(RAW, width=8), b"abc")]
+            streams = [(Stream(RAW, width=8), data)]
             writer.add_group([(name, DTYPES["U8"], (3,))], BITS, [0, 8], (None, None), streams)
         for alias, name in aliases:
             writer.add_alias(alias, name)
@@ -77,6 +78,50 @@ def test_shards_hold_what_the_map_says(model, change, match):
     model.write_text(json.dumps(value))
     with pytest.raises(CorruptFileError, match=match):
         read_shard_index(model).open()
+
+
+def bind(model):
+    """Write the index anew, with the checksums of its shards."""
+    index = read_shard_index(model)
+    readers = index.open()
+    checksums = {file: shard_checksum(reader.index.groups) for file, reader in readers.items()}
+    for reader in readers.values():
+        reader.close()
+    write_shard_index(model, index.weight_map, 9, checksums, overwrite=True)
+
+
+def test_shards_of_other_models_are_refused(model):
+    first, second = (model.parent / name for name in shard_names("model", 2))
+    kept = second.read_bytes()
+    write_shard(second, "c", aliases=[("d", "c")], data=b"xyz", overwrite=True)
+    for reader in read_shard_index(model).open().values():  # nothing binds them
+        reader.close()
+    second.write_bytes(kept)
+    bind(model)
+    for reader in read_shard_index(model).open().values():
+        reader.close()
+    write_shard(second, "c", aliases=[("d", "c")], data=b"xyz", overwrite=True)
+    with pytest.raises(CorruptFileError, match=r"'model-00002-of-00002\.l2c' is not the one"):
+        read_shard_index(model).open()
+    second.write_bytes(kept)
+    write_shard(first, "b", "a", overwrite=True)  # the same groups, so the same bytes under exchanged names
+    for reader in read_shard_index(model).open().values():
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    "checksums",
+    [None, [], {}, {"x.l2c": 1, "y.l2c": 1}, {"y.l2c": 1}, *({"x.l2c": n} for n in (-1, 1 << 32, 1.0, "1", True))],
+)
+def test_checksums_that_are_refused(tmp_path, checksums):
+    path = tmp_path / "model.l2c.index.json"
+    value = {"metadata": {"checksums": checksums}, "weight_map": {"a": "x.l2c"}}
+    path.write_text(json.dumps(value))
+    with pytest.raises(CorruptFileError, match="checksum"):
+        read_shard_index(path)
+    if isinstance(checksums, dict):
+        with pytest.raises(InputError, match="checksum"):
+            write_shard_index(path, value["weight_map"], 1, checksums, overwrite=True)
 
 
 def test_shards_must_exist_and_be_whole(model):

@@ -1,7 +1,9 @@
 """Sharded models, and indexes of shards that break one rule each (spec/container.md 10)."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 from l2fmt._registry import BITS
 
@@ -22,6 +24,13 @@ def shards() -> dict[str, FileBuilder]:
     return {FIRST: first, SECOND: second}
 
 
+def _checksum(*groups: Sequence[int]) -> int:
+    """Return the checksum of a file whose groups have these bytes."""
+    return crc32(b"".join(crc32(bytes(group)).to_bytes(4, "little") for group in groups))
+
+
+# The stream of a group is padded to a multiple of 4.
+CHECKSUMS = {FIRST: _checksum([1, 2, 3, 0], [4, 0, 0, 0]), SECOND: _checksum([5, 6, 7, 8, 9, 10, 0, 0])}
 PLACES = {"a": FIRST, "b": FIRST, "c": SECOND, "tied": FIRST}
 
 
@@ -30,8 +39,13 @@ def _index(places: dict[str, Any], metadata: Any = None, **other: Any) -> bytes:
     return json.dumps(content).encode()
 
 
+def _bound(checksums: Any) -> bytes:
+    return _index(PLACES, {"total_size": TOTAL_SIZE, "checksums": checksums})
+
+
 VALID = {
     "complete": ("a sharded model with an alias", _index(PLACES)),
+    "checksums": ("shards that are known by their checksums", _bound(CHECKSUMS)),
     "other-keys": ("keys that mean nothing, no total size", _index(PLACES, {"made by": "nobody"}, version=[1, None])),
 }
 _PLAIN = _index(PLACES)
@@ -53,6 +67,14 @@ INVALID = {
     "map-key-twice": ("no key twice", _PLAIN.replace(b'"b": ', b'"a": "' + FIRST.encode() + b'", "b": ')),
     "total-size": ("the total size is that of the tensors", _index(PLACES, {"total_size": TOTAL_SIZE + 1})),
     "total-size-float": ("the total size is an integer", _index(PLACES, {"total_size": float(TOTAL_SIZE)})),
+    "checksums-differ": (
+        "a shard is the one whose checksum the index has",
+        _bound({**CHECKSUMS, SECOND: CHECKSUMS[FIRST]}),
+    ),
+    "checksums-list": ("checksums are an object", _bound(list(CHECKSUMS.values()))),
+    "checksums-missing": ("every shard has a checksum", _bound({FIRST: CHECKSUMS[FIRST]})),
+    "checksums-more": ("no other file has a checksum", _bound({**CHECKSUMS, "more.l2c": 0})),
+    "checksums-float": ("a checksum is an integer", _bound({**CHECKSUMS, FIRST: float(CHECKSUMS[FIRST])})),
     "name-absent": ("a shard holds what is placed there", _index({**PLACES, "d": SECOND})),
     "name-elsewhere": ("names are placed where they are", _index({**PLACES, "c": FIRST})),
     "name-not-placed": (
