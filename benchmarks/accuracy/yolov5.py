@@ -160,10 +160,14 @@ class Compared(YOLOv5n):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        output = super().forward(x)
-        objectness = output[..., 4:5]
-        boxes = self.model[24].relative(output, x.shape)  # type: ignore[operator]
-        return boxes * objectness.sqrt(), (output[..., 5:] * objectness).sqrt()
+        return compared(self, super().forward(x), x.shape)
+
+
+def compared(network: YOLOv5n, output: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Return of the network's output for pictures of a shape [B, 3, H, W] what `Compared` returns."""
+    objectness = output[..., 4:5]
+    boxes = network.model[24].relative(output, shape)  # type: ignore[operator]
+    return boxes * objectness.sqrt(), (output[..., 5:] * objectness).sqrt()
 
 
 def build_compared(tensors: Mapping[str, Tensor]) -> Compared:

@@ -79,7 +79,7 @@ def test_agreement_falls_with_every_error(name: str) -> None:
         changed = {k: w + noise * w.std() * torch.randn(w.shape, generator=generator) for k, w in weights.items()}
         others.append({**full, **changed})
     same, near, far = agreement.agreement(name, full, others, limit)
-    ideal = {"same_class": 100.0, "divergence": 0.0, "distance_x1000": 0.0, "map50_95": 100.0}
+    ideal = {"same_class": 100.0, "map50_95": 100.0, "divergence": 0.0, "distance_x1000": 0.0, "missed_x1000": 0.0}
     for key, value in same.items():
         assert value == pytest.approx(ideal[key], abs=0.01), key
         assert abs(near[key] - ideal[key]) <= abs(far[key] - ideal[key]) > 0, key
