@@ -49,6 +49,11 @@ def undo_letterbox(boxes: np.ndarray, box: Letterbox, height: int, width: int) -
     return original.clip(0, np.array([width, height] * 2))
 
 
+def mirror(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Return the boxes of a picture `width` pixels wide in its mirror image."""
+    return np.stack((width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]), -1)
+
+
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the intersection over union of every pair, [N, M], of boxes a [N, 4] and b [M, 4]."""
     overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from . import data
 from .common import fold, load_strict, map_parallel
-from .detection import Detections, Letterbox, average_precision, letterbox, matches, suppress, undo_letterbox
+from .detection import (
+    Detections,
+    Letterbox,
+    average_precision,
+    letterbox,
+    matches,
+    mirror,
+    suppress,
+    undo_letterbox,
+)
 
 CLASSES = 80
 STRIDES = (8, 16, 32)
@@ -194,9 +203,9 @@ def preprocess(images: np.ndarray) -> Tensor:
 
 
 @cache
-def letterboxed(split: str) -> list[Letterbox]:
+def letterboxed(split: str, size: int = SIZE) -> list[Letterbox]:
     """Return the COCO pictures of `split` as the network takes them, with sides that are multiples of 32."""
-    return [letterbox(picture.image, SIZE, max(STRIDES)) for picture in data.coco(split)]
+    return [letterbox(picture.image, size, max(STRIDES)) for picture in data.coco(split)]
 
 
 def detections(output: Tensor) -> Detections:
@@ -213,20 +222,32 @@ def detections(output: Tensor) -> Detections:
     return suppress(Detections(boxes.numpy(), score.numpy(), column.numpy()), NMS_IOU, MOST_BOXES)
 
 
-def evaluate(tensors: Mapping[str, Tensor], limit: int | None = None) -> dict[str, float]:
-    """Return {"map50_95": x100, "map50": x100} over the 128 pictures of val2017, or over the first `limit` of them."""
+def evaluate(
+    tensors: Mapping[str, Tensor],
+    limit: int | None = None,
+    split: str = "val",
+    size: int = SIZE,
+    mirrored: bool = False,
+) -> dict[str, float]:
+    """Return {"map50_95": x100, "map50": x100} over the 128 pictures of val2017, or over the first `limit` of them.
+
+    Other splits, sizes of the long side, and `mirrored` pictures are for studies.
+    """
     network = folded(build(tensors))
-    pictures, boxed = data.coco("val")[:limit], letterboxed("val")[:limit]
+    pictures, boxed = data.coco(split)[:limit], letterboxed(split, size)[:limit]
 
     def score(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found = detections(network(preprocess(boxed[i].image[None]))[0])
+        image = boxed[i].image[:, ::-1] if mirrored else boxed[i].image
+        found = detections(network(preprocess(image[None]))[0])
+        if mirrored:
+            found = found._replace(boxes=mirror(found.boxes, image.shape[1]))
         height, width = pictures[i].image.shape[:2]
         found = found._replace(boxes=undo_letterbox(found.boxes, boxed[i], height, width))
         corners = pictures[i].boxes[:, 1:3]
         true = np.hstack((corners, corners + pictures[i].boxes[:, 3:]))
         return matches(found, true, pictures[i].boxes[:, 0]), found.scores, found.classes
 
-    scored = map_parallel(score, range(len(pictures)), "coco val2017")
+    scored = map_parallel(score, range(len(pictures)), f"coco {split}")
     right, scores, classes = (np.concatenate(column) for column in zip(*scored, strict=True))
     true_classes = np.concatenate([picture.boxes[:, 0] for picture in pictures])
     precision = average_precision(right, scores, classes, true_classes)

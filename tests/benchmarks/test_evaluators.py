@@ -28,6 +28,7 @@ from benchmarks.accuracy import (
     resnet_cifar,
     yolov5,
 )
+from benchmarks.studies import picture_forms
 
 TOLERANCE = {"map50_95": 0.1, "map50": 0.1}
 # What the published tensors score on the first items; a hit or a pair more or less would show.
@@ -227,6 +228,23 @@ def test_agreement_command(tmp_path, capsys) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["same_class"] == 100 and found["bytes"] == path.stat().st_size
     assert agreement.main(["resnet20", str(tmp_path / "none.l2c")]) == 1
+    assert "none.l2c" in capsys.readouterr().err
+
+
+def test_forms_of_pictures(tmp_path, capsys) -> None:
+    boxes = np.array([[1.0, 2, 4, 8]])
+    assert detection.mirror(boxes, 10).tolist() == [[6, 2, 9, 8]]
+    assert (detection.mirror(detection.mirror(boxes, 10), 10) == boxes).all()
+    tensors = published("yolov5n")
+    same, other = tmp_path / "same.l2c", tmp_path / "other.l2c"
+    l2fmt.torch.save_file(tensors, same)
+    l2fmt.torch.save_file({k: v + 0.3 * v.std() if v.dim() > 1 else v for k, v in tensors.items()}, other)
+    assert picture_forms.main([str(same), str(other), "--limit", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    full, unchanged, worse = ([float(x) for x in line.split("|")[2:-1]] for line in lines[2:])
+    assert len(full) == 7 and min(full) > 20 and len(set(full)) == 7
+    assert unchanged == [0] * 7 and max(worse) < -10
+    assert picture_forms.main([str(tmp_path / "none.l2c"), "--limit", "1"]) == 1
     assert "none.l2c" in capsys.readouterr().err
 
 
