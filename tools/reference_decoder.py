@@ -289,6 +289,7 @@ class Index:
     groups: list[Group]
     metadata: dict[str, str]
     sections: list[tuple[str, int, int]]
+    sections_at: tuple[int, int]  # where in the inflated index their array begins and ends
     table_sets: list["TableSet"]
     tensors: list[TensorEntry]
 
@@ -307,13 +308,15 @@ def read_index(data: bytes) -> Index:
     source.key("metadata")
     metadata = source.strings("entries of metadata")
     source.key("sections")
+    start = source.position
     sections = [read_section_entry(source) for _ in source.entries("sections")]
+    sections_at = (start, source.position)
     source.key("table_sets")
     table_sets = read_table_sets(source)
     source.key("tensors")
     tensors = [read_tensor_entry(source) for _ in source.entries("tensors")]
     require(source.position == len(data), "nothing follows the index")
-    index = Index(aliases, class_set, groups, metadata, sections, table_sets, tensors)
+    index = Index(aliases, class_set, groups, metadata, sections, sections_at, table_sets, tensors)
     check_tensors(index)
     check_groups(index)
     return index
@@ -1092,9 +1095,10 @@ def decode_shards(path: Path) -> Model:
 
 
 def shard_checksum(data: bytes) -> int:
-    """Return the CRC-32 of the checksums of a file's groups."""
-    groups = read_index(read_index_bytes(data)[0]).groups
-    return zlib.crc32(b"".join(group.checksum.to_bytes(4, "little") for group in groups))
+    """Return the CRC-32 of a file's inflated index with an empty array of sections."""
+    index, _ = read_index_bytes(data)
+    start, end = read_index(index).sections_at
+    return zlib.crc32(index[:start] + bytes([ARRAY[0]]) + index[end:])
 
 
 def read_shard_index(data: bytes) -> tuple[dict[str, str], int | None, dict[str, int] | None]:

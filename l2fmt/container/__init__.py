@@ -7,14 +7,7 @@ from l2fmt.container.index import Index
 from l2fmt.container.limits import Limits
 from l2fmt.container.reader import GroupBytes, Reader
 from l2fmt.container.sections import ResumePoints, build_resume, parse_resume, strip
-from l2fmt.container.shards import (
-    ShardIndex,
-    plan_shards,
-    read_shard_index,
-    shard_checksum,
-    shard_names,
-    write_shard_index,
-)
+from l2fmt.container.shards import ShardIndex, plan_shards, read_shard_index, shard_names, write_shard_index
 from l2fmt.container.writer import Writer
 
 __all__ = [
@@ -37,7 +30,6 @@ __all__ = [
     "parse_resume",
     "plan_shards",
     "read_shard_index",
-    "shard_checksum",
     "shard_names",
     "strip",
     "write_shard_index",

@@ -1,7 +1,8 @@
 """The index of a file: parsed with every check, written in its one canonical form (spec/container.md 3 to 8)."""
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from l2fmt._registry import RAW
@@ -51,6 +52,11 @@ class Index:
             [[tensor.name, tensor.dtype.id, list(tensor.shape), tensor.group] for tensor in self.tensors],
         )
         return pack(dict(zip(_KEYS, values, strict=True)))
+
+    @property
+    def content_checksum(self) -> int:
+        """What a shard index knows a file by: the CRC-32 of this index without sections (spec/container.md 10)."""
+        return zlib.crc32(replace(self, sections=()).to_bytes())
 
     @classmethod
     def parse(cls, data: bytes, limits: Limits | None = None, start: int = 0) -> "Index":

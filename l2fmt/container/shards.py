@@ -2,16 +2,13 @@
 
 import json
 import os
-import struct
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from l2fmt.container.atomic import atomic_write
-from l2fmt.container.entries import Group
 from l2fmt.container.limits import Limits
 from l2fmt.container.reader import Reader
 from l2fmt.container.rules import MAX_SIZE, MAX_U32, check_integer, check_name, show
@@ -36,7 +33,7 @@ class ShardIndex:
 
     @property
     def checksums(self) -> Mapping[str, int] | None:
-        """The checksum of each shard, as `shard_checksum` says; None if the index binds its shards to nothing."""
+        """The `Index.content_checksum` of each shard; None if this index binds its shards to nothing."""
         return self.metadata.get("checksums")
 
     def check_shard(self, file: str, names: Iterable[str]) -> None:
@@ -63,7 +60,7 @@ class ShardIndex:
             for file in self.files:
                 readers[file] = Reader(self.folder / file, limits=limits)
                 self.check_shard(file, readers[file].names())
-                if self.checksums and self.checksums[file] != shard_checksum(readers[file].index.groups):
+                if self.checksums and self.checksums[file] != readers[file].index.content_checksum:
                     raise CorruptFileError(f"shard {file!r} is not the one that the shard index was written for")
             total = sum(reader.index.nbytes for reader in readers.values())
             limits.check("max_decoded_bytes", total, "bytes of the decoded tensors of all shards")
@@ -76,14 +73,6 @@ class ShardIndex:
                 reader.close()
             raise
         return readers
-
-
-def shard_checksum(groups: Sequence[Group]) -> int:
-    """Return what an index knows a shard by: the CRC-32 of its groups' checksums.
-
-    Optional sections leave it alone, so that a shard may be given resume points.
-    """
-    return zlib.crc32(struct.pack(f"<{len(groups)}I", *(group.checksum for group in groups)))
 
 
 def read_shard_index(path: Any, limits: Limits | None = None) -> ShardIndex:
@@ -155,8 +144,8 @@ def write_shard_index(
 ) -> None:
     """Write a `.l2c.index.json` atomically.
 
-    `total_size` is the bytes of the decoded tensors; with `checksums`, as `shard_checksum` says, no other shards of the
-    same names are taken. Raises InputError for what a reader would refuse, TargetExistsError.
+    `total_size` is the bytes of the decoded tensors; with `checksums`, those of `Index.content_checksum`, no other
+    shards of the same names are taken. Raises InputError for what a reader would refuse, TargetExistsError.
     """
     data = shard_index_bytes(weight_map, total_size, checksums, metadata=metadata)
     with atomic_write(path, overwrite=overwrite) as file:

@@ -192,9 +192,9 @@ class Writer:
         )
 
     @property
-    def groups(self) -> Sequence[Group]:
-        """The groups that were added, in order."""
-        return tuple(self._groups)
+    def content_checksum(self) -> int:
+        """What a shard index knows the file by, see `Index.content_checksum`."""
+        return self._index().content_checksum
 
     def close(self) -> None:
         """Write the file; a second call does nothing."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from l2fmt.container.atomic import atomic_write, check_target, sync_folder
-from l2fmt.container.shards import INDEX_SUFFIX, plan_shards, shard_checksum, shard_index_bytes, shard_names
+from l2fmt.container.shards import INDEX_SUFFIX, plan_shards, shard_index_bytes, shard_names
 from l2fmt.container.sources import translate_os_errors
 from l2fmt.container.writer import Writer, is_path
 from l2fmt.errors import InputError
@@ -153,4 +153,4 @@ def _write_one(
             writer.add_alias(alias, name)
         weight_bytes = write_model(writer, tensors, encoding, progress)
     size = os.path.getsize(target) if counter is None else counter.count
-    return Size(size, weight_bytes), shard_checksum(writer.groups)
+    return Size(size, weight_bytes), writer.content_checksum

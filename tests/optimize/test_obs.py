@@ -62,7 +62,7 @@ def test_best_is_the_default_with_data_and_least_effort_trains_nothing() -> None
 
 
 @pytest.mark.parametrize("effort", [1, 2])
-def test_best_runs_no_more_samples_at_once_than_it_was_told(effort: int) -> None:
+def test_codes_of_obs_are_found_with_the_batches_that_best_was_told(effort: int) -> None:
     model, seen = network(), []
     model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     packed(model, 7, "best", effort=effort, batch_size=16)
