@@ -1,4 +1,4 @@
-"""Seconds of second-order rounding, by the size of the layer: factors of its curvature, paths of feedback, descent.
+"""Seconds of second-order rounding, by the size of the layer: factors of its curvature, paths of feedback, passes.
 
     python -m benchmarks.bench_second_order [-o benchmarks/results/second_order.json]
 
@@ -24,7 +24,7 @@ from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.rounding import CodeCosts, Rounder, Rounding
 
 SHAPES = ((64, 576), (384, 1536), (512, 4608))  # rows, columns: a small convolution, a transformer's, a large one
-PATHS, PASSES = (1, 8), (0, 2)  # of error feedback, of descent
+PATHS, PASSES = (1, 8), (0, 1, 4)  # of error feedback, of the search after it
 LIMIT = 20
 SHARED, SPREAD = 64, 0.5  # directions that all have in common; deviation of the logarithms of their sizes
 

@@ -110,7 +110,6 @@ def ingredients(choice: Choice) -> list[Run]:
     added = {
         "steps by curvature": ["step_exponent"],
         "rate in rounding": ["rate_weight"],
-        "descent": ["passes"],
         "scales": ["scales"],
         "outputs of blocks": ["blocks"],
         "gradients of samples": ["joint", "damping"],
@@ -121,6 +120,7 @@ def ingredients(choice: Choice) -> list[Run]:
         "scales of norms": ["octave_norms"],
         "more gradients": ["gradients"],
         "several paths": ["paths"],
+        "searched again": ["passes"],
     }
     variants = {"plain": dict(plain)}
     for tag, settings in added.items():

@@ -6,7 +6,7 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
 * **Rows count together too.** An error is made up for by later rows as by later columns; what both have in common is
   measured on the gradients of single samples, which know where in a picture or text the outputs are sensitive.
 * **Most important first**: columns and rows take turns by how much they count, alone and with all others making up for
-  them (second_order/factor.py).
+  them, and what makes up for what just came follows it (second_order/factor.py).
 * **One slope for all.** Curvatures include the squared gradients of the outputs, so that errors of all layers are in
   one unit, the relative squared distance of the model's outputs; one lambda, distance a bit, then fixes the step, the
   dead zone and the rounding of every layer: step^2 = 12 lambda / (h ln 2) for the curvature h that a
@@ -17,7 +17,8 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   rounded again with lambda times their bits added.
 * **Several paths**: error feedback follows the best beginnings of a row, not the first that comes (Jelinek and Anderson
   1971), as a code that costs more may leave less to those after it.
-* **Descent**: after that single codes are changed while distance + lambda bits falls.
+* **Search again**: after that blocks of columns are searched once more along several paths, row after row, with all
+  other codes as they are, and change where distance + lambda bits falls.
 * **Norms cost little**: their statistics are folded, and their scales rounded to few values, while rows of convolutions
   take what is left of them (second_order/norms.py).
 * **Layers in order**: with all codes found, layers are rounded once more, each for the inputs that it will meet
@@ -52,8 +53,8 @@ class SecondOrder(Method):
         curvature is an estimate, and holds for small errors only. Rows that count each by itself have `damping` too.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
     by_importance: whether columns and rows are rounded in the order that leaves least to the last; else as they come.
-    paths: that error feedback follows in a row: ways to begin it, the best at each column. passes: of descent. scales:
-        whether rows and columns follow their own curvature too, where that pays.
+    paths: that error feedback follows in a row: ways to begin it, the best at each column. passes: of the search for
+        better codes after that. scales: whether rows and columns follow their own curvature too, where that pays.
     blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.
     joint: whether curvature is measured on gradients of single samples; else by inputs alone, as in GPTQ. across_rows:
         whether later rows make up for errors too, with `joint`.
@@ -70,10 +71,10 @@ class SecondOrder(Method):
     step_exponent: float = 0.5
     damping: float = 0.05
     row_damping: float = 0.5
-    rate_weight: float = 0.3
+    rate_weight: float = 0.6
     by_importance: bool = True
     paths: int = 8
-    passes: int = 2
+    passes: int = 4
     scales: bool = True
     refits: int = 1
     batch_size: int = 50

@@ -8,6 +8,10 @@ codes; `slopes` float32[groups, rows]: what a bit is worth in each row, in squar
 import numba as nb
 import numpy as np
 
+CHUNK = 32  # columns of paths that change at a time
+TOLERANCE = 1e-5  # what sums of float32 may be wrong by
+FADING = 0.9  # of what is close to earlier ones, with each that takes its turn
+
 kernel = nb.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
 
 
@@ -32,19 +36,18 @@ def feed_back(
 ):
     """Quantize columns first ... last - 1 in order, each error being made up for by columns and rows after it.
 
-    `feedback` float32[groups, columns, columns] is U, upper triangular with U^T U the inverse of the curvature of the
-    columns; `row_feedback` that of the rows, [groups, rows, rows], or [groups, 0, 0] if they have nothing in common.
-    `weights` are changed within these columns by what they make up for of earlier rows; `shifts`, like them, are what
-    they make up for of columns before `first`. `errors` float32[groups, rows, last - first] gets what the columns from
-    `last` on have to make up for: they change by -errors @ U[first:last, last:]. So many `paths` are followed in each
-    row, see `_follow`.
+    `feedback` float32[groups, width, width] is the part for these columns of U, upper triangular with U^T U the inverse
+    of the curvature of the columns, padded to whole chunks; `row_feedback` that of all rows, [groups, rows, rows], or
+    [groups, 0, 0] if they have nothing in common. `weights` are changed within these columns by what they make up for
+    of earlier rows; `shifts`, like them, are what they make up for of columns before `first`. `errors` float32[groups,
+    rows, last - first] gets what the columns from `last` on have to make up for: they change by -errors @ U[first:last,
+    last:]. So many `paths` are followed in each row, see `_follow`.
     """
     rows, width = weights.shape[1], last - first
     correlated = row_feedback.shape[1] > 0
-    target = np.empty(width, np.float32)
+    target = np.zeros(feedback.shape[1], np.float32)
     row_errors = np.empty((rows, width), np.float32)
     for g in range(weights.shape[0]):
-        own = np.ascontiguousarray(feedback[g, first:last, first:last])
         for r in range(rows):
             left, found = weights[g, r, first:last], codes[g, r, first:last]
             if correlated:
@@ -52,107 +55,154 @@ def feed_back(
                     factor = row_feedback[g, before, r]
                     for i in range(width):
                         left[i] -= factor * row_errors[before, i]
-            target[:] = left + shifts[g, r, first:last]
-            _follow(target, own, slopes[g, r], costs, classes[g, r, first:last], limit, paths, found, errors[g, r])
+            target[:width] = left + shifts[g, r, first:last]
+            slope, own = slopes[g, r], classes[g, r, first:last]
+            _follow(target, feedback[g], slope, costs, own, limit, paths, np.float32(np.inf), found, errors[g, r])
             if correlated:
                 for i in range(width):
                     row_errors[r, i] = (left[i] - found[i]) / row_feedback[g, r, r]
 
 
 @kernel
-def _follow(weights, feedback, slope, costs, classes, limit, paths, codes, errors):
+def _follow(weights, feedback, slope, costs, classes, limit, paths, bound, codes, errors):
     """Find codes of a row with the least sum of squared errors + slope * bits, as error feedback adds both up.
 
-    Of all ways to go on from the best `paths` beginnings, with the cheapest code or one of its neighbours, the best
-    are followed (the M-algorithm of tree coding): one path is plain error feedback.
+    Of all ways to go on from the best `paths` beginnings, with a code next to what the weight has become, or 0, the
+    best are followed (the M-algorithm of tree coding): one path is plain error feedback. There are as many columns as
+    `codes`; weights and feedback are padded to whole chunks. Returns the sum, or `bound` if no path has less.
     """
-    width, around = weights.shape[0], 1 if paths > 1 else 0
-    left, following = np.empty((paths, width), np.float32), np.empty((paths, width), np.float32)
+    padded, width = weights.shape[0], codes.shape[0]
+    left, following = np.empty((paths, padded), np.float32), np.empty((paths, padded), np.float32)
     left[0] = weights
     total, next_total = np.zeros(paths, np.float32), np.empty(paths, np.float32)
-    cheapest, ways = np.empty(paths, np.int32), np.empty(paths, np.int32)  # a way is 3 * path + its code - cheapest + 1
     chosen, parent = np.empty((width, paths), np.int32), np.empty((width, paths), np.int32)
     missed = np.empty((width, paths), np.float32)
     count = 1
     for i in range(width):
-        pivot, cost = feedback[i, i], costs[classes[i]]
-        kept = 0
+        share, cost = np.float32(1) / feedback[i, i], costs[classes[i]]
+        ways, before, kept, most = chosen[i], parent[i], 0, bound
         for path in range(count):
-            if kept == paths and total[path] >= next_total[kept - 1]:
+            if total[path] >= most:
                 break  # those that follow are worse still
             target = left[path, i]
-            code = _cheapest(target, slope * pivot * pivot, cost, limit)
-            cheapest[path] = code
-            for candidate in range(max(code - around, -limit), min(code + around, limit) + 1):
-                error = (target - candidate) / pivot
-                value = total[path] + error * error + slope * cost[candidate + limit]
-                if kept < paths:
-                    kept += 1
-                elif value >= next_total[kept - 1]:
+            lower = np.int32(min(max(np.floor(target), -limit), limit - 1))
+            for choice in range(3):
+                code = lower + choice
+                if choice == 2:
+                    if lower == 0 or lower == -1:
+                        break
+                    code = 0
+                error = (target - np.float32(code)) * share
+                value = total[path] + error * error + slope * cost[code + limit]
+                if value >= most:
                     continue
+                kept = min(kept + 1, paths)
                 at = kept - 1
                 while at > 0 and next_total[at - 1] > value:
-                    next_total[at], ways[at] = next_total[at - 1], ways[at - 1]
+                    next_total[at], ways[at], before[at] = next_total[at - 1], ways[at - 1], before[at - 1]
                     at -= 1
-                next_total[at], ways[at] = value, 3 * path + candidate - code + 1
+                next_total[at], ways[at], before[at] = value, code, path
+                if kept == paths:
+                    most = next_total[kept - 1]
+        if kept == 0:
+            return bound
         for new in range(kept):
-            path = ways[new] // 3
-            code = cheapest[path] + ways[new] % 3 - 1
-            error = (left[path, i] - code) / pivot
-            chosen[i, new], parent[i, new], missed[i, new] = code, path, error
-            # Slices, as a loop that begins at 0 compiles to vectors.
-            before, after, share = left[path, i + 1 :], following[new, i + 1 :], feedback[i, i + 1 :]
-            for j in range(width - i - 1):
-                after[j] = before[j] - error * share[j]
+            path = before[new]
+            error = (left[path, i] - np.float32(ways[new])) * share
+            missed[i, new] = error
+            # All of the row, as a loop of whole chunks compiles to vectors; feedback is 0 before the diagonal.
+            old, changed, factors = left[path], following[new], feedback[i]
+            for j in range(padded):
+                changed[j] = old[j] - error * factors[j]
         left, following, total, next_total = following, left, next_total, total
         count = kept
     path = 0
     for i in range(width - 1, -1, -1):
         codes[i], errors[i] = chosen[i, path], missed[i, path]
         path = parent[i, path]
+    return total[0]
 
 
 @kernel
-def descend(products, gradients, hessian, row_shares, slopes, costs, classes, limit, first, last, codes):
-    """Change single codes of rows first ... last - 1, in order, while that lowers the distance + slope * bits.
+def search_again(products, hessian, feedback, ends, row_shares, slopes, costs, classes, limit, paths, codes):
+    """Find better codes of blocks of columns, row after row, while all others stay; return how many codes changed.
 
     The distance is that of errors E = codes - weights: the trace of S E H E^T, H being `hessian` float32[groups,
     columns, columns], and the rows of S over its diagonal `row_shares` float32[groups, rows, rows], or [groups, 0, 0]
-    if S is diagonal. `products` float32[groups, rows, columns] is E H, kept up to date; `gradients` float32[groups,
-    last - first, columns] are those rows of S E H, over the diagonal of S, and are used up. Returns how many codes
-    changed.
+    if S is diagonal. `products` float32[groups, rows, columns] is E H, kept up to date. Blocks end before the columns
+    `ends`; `feedback` float32[groups, blocks, width, width] is that of each block by itself, padded to whole chunks. A
+    block's codes in a row are replaced if `_follow` finds some with a lower distance + slope * bits.
     """
-    changed = 0
-    columns = codes.shape[2]
-    correlated = row_shares.shape[1] > 0
-    moved = np.empty(columns, np.float32)
+    changed, padded = 0, feedback.shape[2]
+    columns, rows, correlated = codes.shape[2], codes.shape[1], row_shares.shape[1] > 0
+    near = np.zeros((rows, padded), np.float32)  # products in the block
+    gradient, target = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
+    found, errors = np.empty(padded, np.int32), np.empty(padded, np.float32)
     for g in range(codes.shape[0]):
-        for r in range(first, last):
-            gradient = gradients[g, r - first]
-            before = changed
-            moved[:] = 0
-            for i in range(columns):
-                diagonal = hessian[g, i, i]
-                code = codes[g, r, i]
-                target = code - gradient[i] / diagonal
-                best = _cheapest(target, slopes[g, r] / diagonal, costs[classes[g, r, i]], limit)
-                if best != code:
-                    move = np.float32(best - code)
-                    codes[g, r, i] = best
-                    changed += 1
-                    for j in range(columns):
-                        gradient[j] += move * hessian[g, i, j]
-                        moved[j] += move * hessian[g, i, j]
-            if changed == before:
-                continue
-            for j in range(columns):
-                products[g, r, j] += moved[j]
-            if correlated:
-                for later in range(r + 1, last):
-                    share = row_shares[g, later, r]
-                    for j in range(columns):
-                        gradients[g, later - first, j] += share * moved[j]
+        start = 0
+        for block in range(ends.shape[0]):
+            own, end = feedback[g, block], ends[block]
+            width = end - start
+            near[:, :width] = products[g, :, start:end]
+            for r in range(rows):
+                gradient[:] = near[r]
+                if correlated:
+                    gradient[:] = 0
+                    for other in range(rows):
+                        share, met = row_shares[g, r, other], near[other]
+                        for j in range(padded):
+                            gradient[j] += share * met[j]
+                present, kinds, slope = codes[g, r, start:end], classes[g, r, start:end], slopes[g, r]
+                # What the codes would be if they were real numbers: those present - the block's own Newton step.
+                now = np.float32(0)
+                for k in range(width):
+                    target[k] = present[k]
+                    now += slope * costs[kinds[k], present[k] + limit]
+                for k in range(width):
+                    share, factors = np.float32(0), own[k]
+                    for j in range(padded):
+                        share += factors[j] * gradient[j]
+                    for j in range(padded):
+                        target[j] -= share * factors[j]
+                    now += share * share
+                bound = now * (1 - TOLERANCE)
+                best = found[:width]
+                if _follow(target, own, slope, costs, kinds, limit, paths, bound, best, errors[:width]) >= bound:
+                    continue
+                for k in range(width):
+                    if best[k] != present[k]:
+                        move, row, by = np.float32(best[k] - present[k]), products[g, r], hessian[g, start + k]
+                        for j in range(columns):
+                            row[j] += move * by[j]
+                        present[k] = best[k]
+                        changed += 1
+                near[r, :width] = products[g, r, start:end]
+            start = end
     return changed
+
+
+@kernel
+def take_turns(closeness, counts, turns):
+    """Find an order in which what counts most comes first, and what is close to what came just before soon.
+
+    `closeness` float32[groups, n, n], at least 0; `counts` float64[groups, n], above 0; `turns` int64[groups, n].
+    """
+    n = counts.shape[1]
+    near, left = np.empty(n, np.float64), np.empty(n, np.float64)
+    for g in range(counts.shape[0]):
+        usual = max(closeness[g].mean(), 1e-12)
+        near[:] = 0
+        left[:] = counts[g]
+        for turn in range(n):
+            best, most = 0, 0.0
+            for i in range(n):
+                value = (usual + near[i]) * left[i]
+                if value > most:
+                    best, most = i, value
+            turns[g, turn] = best
+            left[best] = 0
+            for i in range(n):
+                near[i] = FADING * near[i] + closeness[g, best, i]
 
 
 @kernel

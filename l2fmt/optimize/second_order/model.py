@@ -116,7 +116,7 @@ class Model:
     ) -> QuantizedTensor:
         """Return the codes of one tensor, or of other weights in its place; without tables they cost nothing.
 
-        Those that tables are only fitted to need not be `careful`: one path, and no descent.
+        Those that tables are only fitted to need not be `careful`: one path, and no second search.
         """
         tensor, rounder, rounding = self.tensors[number], self._rounders[number], self.rounding
         rounder = rounder if weights is None else rounder.of_other(weights)

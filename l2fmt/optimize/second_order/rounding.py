@@ -1,20 +1,21 @@
-"""Rounding a layer with its curvature: error feedback (OBS, GPTQ), then descent on single codes.
+"""Rounding a layer with its curvature: error feedback (OBS, GPTQ), then blocks of codes searched again.
 
 An error of a weight is made up for by those that follow in its row, and by the rows that follow: where the curvature is
 a product of a factor of the rows and one of the columns, so is the feedback (as in YAQA, arXiv 2505.22988).
 Which follow is up to the factors: nothing of the order is in the file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from l2fmt.optimize.second_order.curvature import Curvature
 from l2fmt.optimize.second_order.factor import Factor
 from l2fmt.optimize.second_order.scales import paying_scales
 
 _BLOCK = 96  # columns quantized before the others hear of it: one matrix product instead of many updates
-_ROWS = 32  # whose codes change before the others hear of it
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Rounder:
     def round(self, step: float, costs: CodeCosts, passes: int, paths: int = 1) -> np.ndarray:
         """Return the codes, int32[rows of all groups, columns], of the least distance and costs at a step.
 
-        Error feedback follows so many `paths`, then there are so many `passes` of descent.
+        Error feedback follows so many `paths`, then so many `passes` search for better codes.
         """
         groups, count, columns = self.weights.shape
         turns = (  # of all weights, in the order of rounding
@@ -156,36 +157,53 @@ class Rounder:
         left, shifts = scaled.copy(), np.zeros_like(scaled)
         for first in range(0, columns, _BLOCK):
             last = min(first + _BLOCK, columns)
+            own = _padded([feedback[:, first:last, first:last]])[:, 0]
             errors = np.empty((groups, count, last - first), np.float32)
             _kernels.feed_back(
-                left, shifts, feedback, row_feedback, slopes, *costs.tables, paths, first, last, codes, errors
+                left, shifts, own, row_feedback, slopes, *costs.tables, paths, first, last, codes, errors
             )
             if last < columns:
                 shifts[:, :, last:] -= errors @ feedback[:, first:last, last:]
         if passes:
-            self._descend(scaled, costs, passes, codes)
+            self._search_again(scaled, costs, passes, paths, codes)
         return codes
 
-    def _descend(self, scaled: np.ndarray, costs: CodeCosts, passes: int, codes: np.ndarray) -> None:
-        """Change single codes, in place, as long as that pays, in so many passes over all rows."""
+    def _search_again(self, scaled: np.ndarray, costs: CodeCosts, passes: int, paths: int, codes: np.ndarray) -> None:
+        """Replace blocks of codes, in place, by better ones, in so many passes over all rows."""
         from l2fmt.optimize.second_order import _kernels
 
-        groups, count, _ = codes.shape
         diagonal = self.rows.diagonal
-        shares = np.empty((groups, 0, 0), np.float32)
+        shares = np.empty((len(codes), 0, 0), np.float32)
         if self.rows.feedback is not None:
             shares = (self.rows.matrix / diagonal[:, :, None]).astype(np.float32)
         slopes = (costs.slope / diagonal).astype(np.float32)
         hessian = self.columns.matrix.astype(np.float32)
         products = (codes.astype(np.float32) - scaled) @ hessian
-        for _ in range(passes):
-            changed = 0
-            for first in range(0, count, _ROWS):
-                last = min(first + _ROWS, count)
-                here = products[:, first:last]
-                gradients = shares[:, first:last] @ products if shares.size else here.copy()
-                changed += _kernels.descend(
-                    products, gradients, hessian, shares, slopes, *costs.tables, first, last, codes
-                )
-            if not changed:
+        blocks = [self._blocks(shift) for shift in (0, _BLOCK // 2)]  # in turns, as at an edge less is found
+        for number in range(passes):
+            if not _kernels.search_again(
+                products, hessian, *blocks[number % 2], shares, slopes, *costs.tables, paths, codes
+            ):
                 break
+
+    def _blocks(self, shift: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the feedback of blocks of columns by themselves, padded, and where they end; the first is shorter."""
+        columns = self.weights.shape[2]
+        ends = np.array([*range(_BLOCK - shift, columns, _BLOCK), columns] if columns > _BLOCK else [columns])
+        whole = torch.from_numpy(self.columns.matrix)
+        factors = []
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(whole[:, start:end, start:end]))
+            factors.append(torch.linalg.cholesky(inverse, upper=True).numpy())
+        return _padded(factors), ends
+
+
+def _padded(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Return blocks [groups, n, n] of any sizes as float32[groups, blocks, width, width], as kernels take them."""
+    from l2fmt.optimize.second_order._kernels import CHUNK
+
+    width = -(-max(block.shape[1] for block in blocks) // CHUNK) * CHUNK
+    result = np.zeros((blocks[0].shape[0], len(blocks), width, width), np.float32)
+    for number, block in enumerate(blocks):
+        result[:, number, : block.shape[1], : block.shape[1]] = block
+    return result

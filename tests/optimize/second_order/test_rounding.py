@@ -1,6 +1,6 @@
-"""Error feedback and descent against what they are by definition."""
+"""Error feedback and the search after it against what they are by definition."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -79,28 +79,30 @@ def test_feedback_is_sequential_elimination(columns: int, groups: int, across_ro
 
 
 @pytest.mark.parametrize("across_rows", [False, True])
-def test_feedback_beats_plain_rounding_and_descent_beats_feedback(across_rows: bool) -> None:
+def test_feedback_beats_plain_rounding_and_search_beats_feedback(across_rows: bool) -> None:
     weights, curvature = problem(16, 40, across_rows=across_rows)
     rounder, step = Rounder.of(weights, curvature, Rounding(damping=0.01)), 0.5
     costs = free(weights.size)
     plain = np.rint(weights / step).astype(np.int32)
     fed = rounder.round(step, costs, 0)
-    descended = rounder.round(step, costs, 5)
-    errors = [objective(rounder, codes, step, costs) for codes in (plain, fed, descended)]
+    searched = rounder.round(step, costs, 5, 4)
+    errors = [objective(rounder, codes, step, costs) for codes in (plain, fed, searched)]
     assert errors[1] < 0.5 * errors[0] and errors[2] < errors[1]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_enough_paths_find_the_best_codes_of_a_row(seed: int) -> None:
-    """With rate and all beginnings followed, nothing is better: here all codes of a row can be tried."""
-    weights, curvature = problem(1, 5, seed=seed)
-    rounder, step, costs = Rounder.of(weights, curvature, Rounding(damping=0.01)), 0.5, laplace(weights.size, 0.3)
-    around = np.rint(weights[0] / step).astype(int)
-    all_codes = product(*[range(max(c - 2, -LIMIT), min(c + 2, LIMIT) + 1) for c in around])
-    least = min(objective(rounder, np.array([codes]), step, costs) for codes in all_codes)
-    greedy, found = (objective(rounder, rounder.round(step, costs, 0, paths), step, costs) for paths in (1, 300))
-    assert found == pytest.approx(least, rel=1e-5)
-    assert greedy >= least * (1 - 1e-5)
+def test_enough_paths_find_the_best_codes_of_most_rows() -> None:
+    """With rate, where all codes of a row can be tried; a path never takes a code beyond those next to its weight."""
+    missed = []
+    for seed in range(20):
+        weights, curvature = problem(1, 4, seed=seed)
+        rounder, step, costs = Rounder.of(weights, curvature, Rounding(damping=0.01)), 0.5, laplace(weights.size, 0.3)
+        around = np.rint(weights[0] / step).astype(int)
+        all_codes = product(*[range(max(c - 3, -LIMIT), min(c + 3, LIMIT) + 1) for c in around])
+        least = min(objective(rounder, np.array([codes]), step, costs) for codes in all_codes)
+        greedy, found = (objective(rounder, rounder.round(step, costs, 0, paths), step, costs) for paths in (1, 300))
+        assert least * (1 - 1e-5) <= found <= greedy
+        missed.append(found / least - 1)
+    assert np.mean(np.array(missed) < 1e-5) > 0.7 and max(missed) < 0.1
 
 
 @pytest.mark.parametrize("across_rows", [False, True])
@@ -114,8 +116,7 @@ def test_more_paths_come_nearer(columns: int, across_rows: bool) -> None:
 
 
 @pytest.mark.parametrize("n", [7, 60])
-def test_the_order_evens_out_what_errors_meet(n: int) -> None:
-    """Any order has pivots of the same product; their sum, which errors of one step add up to, gets smaller."""
+def test_an_order_changes_no_curvature(n: int) -> None:
     whole = correlated(np.random.default_rng(1), 2, n)
     factor = Factor.of(whole, 0.01, 0.01)
     damped = torch.from_numpy(natural(factor))
@@ -127,12 +128,32 @@ def test_the_order_evens_out_what_errors_meet(n: int) -> None:
     assert np.log(factor.pivots).sum(1) == pytest.approx(np.log(plain).sum(1))
     as_they_come = Factor.of(whole, 0.01, 0.01, by_importance=False)
     assert as_they_come.order is None and as_they_come.pivots == pytest.approx(plain)
-    assert (factor.pivots.sum(1) < 0.9 * plain.sum(1)).all()
     scales = np.random.default_rng(2).uniform(0.5, 2, (2, n))
     scaled = factor.scaled(scales)
     assert natural(scaled) == pytest.approx(natural(factor) * scales[:, :, None] * scales[:, None])
     assert scaled.feedback is not None
     assert np.linalg.inv(scaled.matrix) == pytest.approx(scaled.feedback.transpose(0, 2, 1) @ scaled.feedback)
+
+
+def test_what_counts_most_comes_first_and_what_is_close_to_it_next() -> None:
+    """Pairs of columns that are much alike, the halves of a pair far apart and the pairs of different weight."""
+    pairs = 20
+    weights = np.random.default_rng(0).permutation(pairs) + 1.0
+    whole = np.eye(2 * pairs)
+    whole[np.arange(pairs), np.arange(pairs) + pairs] = whole[np.arange(pairs) + pairs, np.arange(pairs)] = 0.9
+    sizes = np.tile(weights, 2)
+    factor = Factor.of(torch.from_numpy(whole * sizes[:, None] * sizes)[None], 1e-6, 1e-6)
+    assert factor.order is not None
+    couples = factor.order[0].reshape(pairs, 2) % pairs
+    assert np.array_equal(couples[:, 0], couples[:, 1])
+    assert np.array_equal(couples[:, 0], np.argsort(-weights))
+
+
+@pytest.mark.parametrize("columns", [1, 9, 40])
+def test_what_has_nothing_in_common_is_ordered_by_what_it_counts(columns: int) -> None:
+    diagonal = torch.diag_embed(torch.linspace(1, 2, columns, dtype=torch.float64))[None]
+    factor = Factor.of(diagonal, 0.01, 0.01)
+    assert factor.order is not None and np.array_equal(factor.order[0], np.arange(columns)[::-1])
 
 
 def test_what_rows_make_up_for_is_worth_it() -> None:
@@ -146,19 +167,32 @@ def test_what_rows_make_up_for_is_worth_it() -> None:
 
 
 @pytest.mark.parametrize("across_rows", [False, True])
-@pytest.mark.parametrize("rows", [8, 70])  # 70: more than change before others hear of it
-def test_descent_ends_where_no_single_change_helps(rows: int, across_rows: bool) -> None:
-    weights, curvature = problem(rows, 12, across_rows=across_rows)
+def test_search_ends_where_no_change_of_one_or_two_codes_of_a_row_helps(across_rows: bool) -> None:
+    weights, curvature = problem(6, 8, across_rows=across_rows)
     rounder, step, slope = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.1)), 0.5, 0.05
     costs = laplace(weights.size, slope)
-    codes = rounder.round(step, costs, 100)
+    codes = rounder.round(step, costs, 100, 500)
     least = objective(rounder, codes, step, costs)
     for r in range(codes.shape[0]):
-        for i in range(codes.shape[1]):
-            for change in (-1, 1):
+        for i, j in product(range(codes.shape[1]), repeat=2):
+            for first, second in product((-1, 0, 1), repeat=2):
                 other = codes.copy()
-                other[r, i] += change
+                other[r, i] += first
+                other[r, j] += second
                 assert objective(rounder, other, step, costs) > least - 1e-4 * abs(least)
+
+
+@pytest.mark.parametrize("across_rows", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("columns", [20, 97, 250])  # one block, and several with edges in different places
+def test_no_pass_goes_farther_away(columns: int, groups: int, across_rows: bool) -> None:
+    weights, curvature = problem(12, columns, groups, across_rows=across_rows)
+    rounder = Rounder.of(weights, curvature, Rounding(damping=0.01, row_damping=0.5))
+    costs = laplace(weights.size, 0.05 * rounder.level)
+    found = [objective(rounder, rounder.round(0.5, costs, passes, 2), 0.5, costs) for passes in range(4)]
+    if across_rows:  # rows by themselves may be as good as this search can make them
+        assert found[1] < found[0]
+    assert all(after <= before * (1 + 1e-5) for before, after in pairwise(found))
 
 
 def test_a_bit_that_costs_more_leaves_fewer_of_them() -> None:
@@ -203,4 +237,4 @@ def test_codes_stay_within_their_limit(paths: int) -> None:
     rounder = Rounder.of(weights * 1000, curvature, Rounding(damping=0.01))
     codes = rounder.round(0.5, free(weights.size), 3, paths)
     assert np.abs(codes).max() == LIMIT
-    assert _kernels.descend.signatures  # compiled once for all of these
+    assert len(_kernels.search_again.signatures) == 1  # compiled once for all of these
