@@ -34,6 +34,8 @@ from l2fmt.pipeline import QuantizedTensor, Size
 
 T = TypeVar("T")
 
+_SHARE_TRAINED = 0.8  # of the samples, where training starts from codes: the others say whether it was of use
+
 
 class L2(Settings, Method):
     """The method; its settings are those of `Settings`."""
@@ -66,6 +68,10 @@ class _Run:
         module = working_copy(calibration.module)
         self._teacher = Teacher(module, settings.blocks or tuple(find_blocks(module)), settings.heads)
         self._teacher.probe(next(calibration.samples.in_order(settings.batch_size)))
+        self._trained = self._judges = calibration.samples
+        if settings.start != "range":
+            self._trained, others = calibration.samples.split(_SHARE_TRAINED, settings.seed)
+            self._judges = others if others.count else self._trained
         self._start = Start(settings, task.tensors, calibration)
         self._tensors = self._start.tensors
         self._student = self._timed("start", lambda: self._start.student(task))
@@ -78,7 +84,7 @@ class _Run:
             settings,
             student,
             self._teacher,
-            self._calibration.samples,
+            self._trained,
             self._sizes,
             self._target,
             self._shown_size,
@@ -115,14 +121,14 @@ class _Run:
         return Compressed(found, vectors, round(expected), seconds)
 
     def _began_better(self, trainer: Trainer, codes: Sequence[np.ndarray]) -> bool:
-        """Whether the outputs on the calibration data were nearer to the model's before training."""
+        """Whether the outputs were nearer to the model's before training, for samples that had no part in it."""
         begun = {code.name: code for code in self._start.codes}
         if set(begun) != {tensor.name for tensor in self._tensors}:
             return False
         student = self._student
         before = {name: torch.from_numpy(decoded(code)).to(student.device) for name, code in begun.items()}
         before |= {name: student.module.get_parameter(name) for name in student.vectors}
-        return trainer.mean_distance(before) < trainer.mean_distance(self._values(codes))
+        return trainer.mean_distance(before, self._judges) < trainer.mean_distance(self._values(codes), self._judges)
 
     def _coded(self, codes: Sequence[np.ndarray]) -> list[QuantizedTensor]:
         """Return integer codes with what decodes them."""

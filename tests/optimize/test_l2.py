@@ -554,3 +554,22 @@ def test_training_that_does_harm_is_undone() -> None:
     # The same but for what the longer metadata leave of the size.
     for name, tensor in first.items():
         assert float((last[name] - tensor).square().mean()) <= 0.01 * float(tensor.square().mean())
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_samples_that_judge_training_have_no_part_in_it(monkeypatch: pytest.MonkeyPatch, better: bool) -> None:
+    """Whatever the samples of training say of it, which can be learned by heart."""
+    torch.manual_seed(0)
+    asked: list[Tensor] = []
+
+    def seen(trainer: Trainer, values: dict[str, Tensor], samples: CalibrationSet) -> float:
+        trained, others = (next(s.in_order(100)).args[0] for s in (trainer._samples, samples))
+        assert len(trained) == 16 and len(others) == 4
+        assert not (trained[:, None] == others).all(2).any()
+        asked.append(others)
+        return float(better == (len(asked) == 1))
+
+    monkeypatch.setattr(Trainer, "mean_distance", seen)
+    result = compressed(perceptron(), ROWS[:20], 5, {"start": "obs"})
+    assert len(asked) == 2 and torch.equal(*asked)
+    assert any("the codes are those it started from" in note for note in result.notes) != better

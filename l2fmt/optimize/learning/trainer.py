@@ -24,6 +24,7 @@ _MEASURE_EVERY = 100  # iterations between two exact measurements of the size
 _AIM = 0.9985  # of the target: the final rounding then has little to do
 _SAVE_EVERY = 60.0  # seconds between checkpoints
 _MOST_COMPARED = 2000  # samples that tell whether training was of use
+_VIEWS = 4  # of each of them, if there are few
 _PAST = 0.95  # weight of the past in the loss that is shown
 
 
@@ -108,18 +109,20 @@ class Trainer:
             optimizer.step()
             self._progress("training vectors", (iteration + 1) / iterations)
 
-    def mean_distance(self, values: dict[str, Tensor]) -> float:
-        """Return the mean distance from the full model over calibration data, with these weights and vectors.
+    def mean_distance(self, values: dict[str, Tensor], samples: CalibrationSet) -> float:
+        """Return the mean distance from the full model over samples, with these weights and the student's vectors.
 
-        Samples are augmented as in training: codes of a second-order start were fitted to them as they are.
+        Samples are augmented as in training, few of them in several ways: codes of a second-order start were fitted to
+        them as they are.
         """
-        total, count = 0.0, 0
+        settings, total, count = self._settings, 0.0, 0
+        views = min(_VIEWS, _MOST_COMPARED // max(samples.count, 1)) if settings.augment else 1
         with torch.no_grad():
-            batches = self._samples.sample(self._settings.batch_size, _MOST_COMPARED, self._settings.seed)
-            for number, batch in enumerate(batches):
-                found = self._distance(self._prepared(batch, -1 - number), values)
-                total += batch.count * float(found)
-                count += batch.count
+            for _ in range(max(views, 1)):
+                for batch in samples.sample(settings.batch_size, _MOST_COMPARED, settings.seed):
+                    found = self._distance(self._prepared(batch, -1 - count), values)
+                    total += batch.count * float(found)
+                    count += batch.count
         return total / max(count, 1)
 
     def _iterate(self, what: str, batch: Batch) -> float:
