@@ -85,7 +85,8 @@ def _follow(weights, feedback, slope, costs, classes, limit, paths, bound, codes
             if total[path] >= most:
                 break  # those that follow are worse still
             target = left[path, i]
-            lower = np.int32(min(max(np.floor(target), -limit), limit - 1))
+            # Clamped twice, as what is not a number passes the first.
+            lower = min(max(np.int32(min(max(np.floor(target), -limit), limit - 1)), -limit), limit - 1)
             for choice in range(3):
                 code = lower + choice
                 if choice == 2:

@@ -237,4 +237,20 @@ def test_codes_stay_within_their_limit(paths: int) -> None:
     rounder = Rounder.of(weights * 1000, curvature, Rounding(damping=0.01))
     codes = rounder.round(0.5, free(weights.size), 3, paths)
     assert np.abs(codes).max() == LIMIT
+
+
+@pytest.mark.parametrize("paths", [1, 4])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_what_is_no_number_makes_no_code_beyond_the_limit(value: float, paths: int) -> None:
+    weights, curvature = problem(4, 30)
+    weights[1, 3] = value
+    with np.errstate(all="ignore"):
+        rounder = Rounder.of(weights, curvature, Rounding(damping=0.01))
+        codes = rounder.round(0.5, laplace(weights.size, 1.0), 3, paths)
+    assert np.abs(codes).max() <= LIMIT
+
+
+def test_kernels_are_compiled_once() -> None:
+    weights, curvature = problem(6, 30)
+    Rounder.of(weights, curvature, Rounding(damping=0.01)).round(0.5, free(weights.size), 3, 4)
     assert len(_kernels.search_again.signatures) == 1  # compiled once for all of these
