@@ -57,6 +57,7 @@ def feed_back(
                         left[i] -= factor * row_errors[before, i]
             target[:width] = left + shifts[g, r, first:last]
             slope, own = slopes[g, r], classes[g, r, first:last]
+            found[:], errors[g, r] = 0, 0  # what stays where weights are beyond all numbers, and no path is found
             _follow(target, feedback[g], slope, costs, own, limit, paths, np.float32(np.inf), found, errors[g, r])
             if correlated:
                 for i in range(width):

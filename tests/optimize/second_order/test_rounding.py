@@ -1,6 +1,7 @@
 """Error feedback and the search after it against what they are by definition."""
 
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,9 +242,19 @@ def test_codes_stay_within_their_limit(paths: int) -> None:
 
 @pytest.mark.parametrize("paths", [1, 4])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-def test_what_is_no_number_makes_no_code_beyond_the_limit(value: float, paths: int) -> None:
+def test_what_is_no_number_makes_no_code_beyond_the_limit(
+    monkeypatch: pytest.MonkeyPatch, value: float, paths: int
+) -> None:
     weights, curvature = problem(4, 30)
     weights[1, 3] = value
+    given = np.empty
+
+    def full_of_others(*arguments: Any) -> np.ndarray:
+        array = given(*arguments)
+        array.fill(1000)
+        return array
+
+    monkeypatch.setattr(np, "empty", full_of_others)
     with np.errstate(all="ignore"):
         rounder = Rounder.of(weights, curvature, Rounding(damping=0.01))
         codes = rounder.round(0.5, laplace(weights.size, 1.0), 3, paths)
