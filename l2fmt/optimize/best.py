@@ -1,7 +1,8 @@
 """`best`: the strongest combination: codes of `obs`, then codes and vectors trained together at the target size.
 
 Second-order rounding comes close without training; training then lets layers make up for each other's errors, and
-trains the vectors, which cost nothing. What training does not improve, on the calibration data, stays as it began.
+trains the vectors, which cost nothing. What training does not improve, for samples that had no part in it, stays as it
+began.
 """
 
 from dataclasses import dataclass
