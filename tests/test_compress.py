@@ -21,7 +21,7 @@ pytest.importorskip("sklearn", reason="needs the digits of scikit-learn")
 from l2fmt.demo import digits
 
 RATIO = 15
-OPTIONS: dict[str, Any] = {"rounds": 1, "transform_iterations": 0, "weight_iterations": 30, "settle_iterations": 5}
+OPTIONS: dict[str, Any] = {"rounds": 1, "transform_iterations": 0, "weight_iterations": 200, "settle_iterations": 5}
 SHORT = OPTIONS | {"weight_iterations": 4, "settle_iterations": 0}
 NOISE = 0.006  # three pictures of the 500
 
