@@ -353,7 +353,8 @@ def test_without_any_iteration(together, seen):
     assert result.estimated_bytes == pytest.approx(result.file_bytes, rel=0.05)
 
 
-def test_bits_are_met():
+def test_bits_are_met(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(l2._Run, "_began_better", lambda *_: False)  # a few iterations seldom make it better
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64))
     result = l2fmt.compress(module, ROWS, bits=4, method="l2", options=SHORT)
