@@ -246,6 +246,7 @@ def test_what_is_no_number_makes_no_code_beyond_the_limit(
     monkeypatch: pytest.MonkeyPatch, value: float, paths: int
 ) -> None:
     weights, curvature = problem(4, 30)
+    Rounder.of(weights, curvature, Rounding(damping=0.01)).round(0.5, laplace(weights.size, 1.0), 3, paths)  # compiles
     weights[1, 3] = value
     given = np.empty
 
