@@ -75,49 +75,54 @@ def _follow(weights, feedback, slope, costs, classes, limit, paths, bound, codes
     padded, width = weights.shape[0], codes.shape[0]
     left, following = np.empty((paths, padded), np.float32), np.empty((paths, padded), np.float32)
     left[0] = weights
-    total, next_total = np.zeros(paths, np.float32), np.empty(paths, np.float32)
+    total = np.zeros(paths, np.float32)
     chosen, parent = np.empty((width, paths), np.int32), np.empty((width, paths), np.int32)
     missed = np.empty((width, paths), np.float32)
+    # Ways to go on: of each path first the better neighbour of its weight, then the other, then 0. They are sorted as
+    # integers: above the bits of the sum, whose order is that of sums that are not negative, below which way it is.
+    ways, sums = np.empty(3 * paths, np.int32), np.empty(3 * paths, np.float32)
+    bits, least, moved = sums.view(np.int32), np.empty(paths + 1, np.int64), np.empty(paths, np.int64)
+    end = np.int64(np.float32(bound).view(np.int32)) << 32
+    least[0] = -1
     count = 1
     for i in range(width):
         share, cost = np.float32(1) / feedback[i, i], costs[classes[i]]
-        ways, before, kept, most = chosen[i], parent[i], 0, bound
         for path in range(count):
-            if total[path] >= most:
-                break  # those that follow are worse still
             target = left[path, i]
             # Clamped twice, as what is not a number passes the first.
             lower = min(max(np.int32(min(max(np.floor(target), -limit), limit - 1)), -limit), limit - 1)
-            for choice in range(3):
-                code = lower + choice
-                if choice == 2:
-                    if lower == 0 or lower == -1:
-                        break
-                    code = 0
-                error = (target - np.float32(code)) * share
-                value = total[path] + error * error + slope * cost[code + limit]
-                if value >= most:
-                    continue
-                kept = min(kept + 1, paths)
-                at = kept - 1
-                while at > 0 and next_total[at - 1] > value:
-                    next_total[at], ways[at], before[at] = next_total[at - 1], ways[at - 1], before[at - 1]
-                    at -= 1
-                next_total[at], ways[at], before[at] = value, code, path
-                if kept == paths:
-                    most = next_total[kept - 1]
-        if kept == 0:
-            return bound
-        for new in range(kept):
-            path = before[new]
-            error = (left[path, i] - np.float32(ways[new])) * share
-            missed[i, new] = error
+            below, above = (target - np.float32(lower)) * share, (target - np.float32(lower + 1)) * share
+            at_lower = total[path] + below * below + slope * cost[lower + limit]
+            at_upper = total[path] + above * above + slope * cost[lower + 1 + limit]
+            at_zero = total[path] + (target * share) ** 2 + slope * cost[limit]
+            up = at_upper < at_lower
+            ways[path], ways[paths + path], ways[2 * paths + path] = lower + up, lower + 1 - up, 0
+            sums[path], sums[paths + path] = min(at_lower, at_upper), max(at_lower, at_upper)
+            sums[2 * paths + path] = np.float32(np.inf) if lower == 0 or lower == -1 else at_zero
+        least[1:] = end
+        for choice in range(3):
+            for way in range(choice * paths, choice * paths + count):
+                number = np.int64(bits[way]) << 32 | way
+                if -1 < number < least[paths]:  # below 0 are some that are not numbers
+                    for k in range(paths):  # an insertion without branches, in loops that compile to vectors
+                        moved[k] = max(least[k], min(least[k + 1], number))
+                    for k in range(paths):
+                        least[k + 1] = moved[k]
+        count = 0
+        while count < paths and least[count + 1] < end:
+            way = least[count + 1] & 0xFFFFFFFF
+            path, code = way % paths, ways[way]
+            error = (left[path, i] - np.float32(code)) * share
+            total[count] = sums[way]
+            chosen[i, count], parent[i, count], missed[i, count] = code, path, error
             # All of the row, as a loop of whole chunks compiles to vectors; feedback is 0 before the diagonal.
-            old, changed, factors = left[path], following[new], feedback[i]
+            old, changed, factors = left[path], following[count], feedback[i]
             for j in range(padded):
                 changed[j] = old[j] - error * factors[j]
-        left, following, total, next_total = following, left, next_total, total
-        count = kept
+            count += 1
+        if count == 0:
+            return bound
+        left, following = following, left
     path = 0
     for i in range(width - 1, -1, -1):
         codes[i], errors[i] = chosen[i, path], missed[i, path]
@@ -169,8 +174,8 @@ def search_again(products, hessian, feedback, ends, row_shares, slopes, costs, c
                     now += share * share
                 bound = now * (1 - TOLERANCE)
                 best = found[:width]
-                if _follow(target, own, slope, costs, kinds, limit, paths, bound, best, errors[:width]) >= bound:
-                    continue
+                if not _follow(target, own, slope, costs, kinds, limit, paths, bound, best, errors[:width]) < bound:
+                    continue  # also if either is not a number
                 for k in range(width):
                     if best[k] != present[k]:
                         move, row, by = np.float32(best[k] - present[k]), products[g, r], hessian[g, start + k]

@@ -16,6 +16,7 @@ from l2fmt.optimize.second_order.factor import Factor
 from l2fmt.optimize.second_order.scales import paying_scales
 
 _BLOCK = 96  # columns quantized before the others hear of it: one matrix product instead of many updates
+_LEAST_CHANGED = 0.001  # of the codes: a pass that changes fewer is the last
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,10 @@ class Rounder:
         products = (codes.astype(np.float32) - scaled) @ hessian
         blocks = [self._blocks(shift) for shift in (0, _BLOCK // 2)]  # in turns, as at an edge less is found
         for number in range(passes):
-            if not _kernels.search_again(
+            changed = _kernels.search_again(
                 products, hessian, *blocks[number % 2], shares, slopes, *costs.tables, paths, codes
-            ):
+            )
+            if changed <= _LEAST_CHANGED * codes.size:
                 break
 
     def _blocks(self, shift: int) -> tuple[np.ndarray, np.ndarray]:
