@@ -196,6 +196,23 @@ def test_no_pass_goes_farther_away(columns: int, groups: int, across_rows: bool)
     assert all(after <= before * (1 + 1e-5) for before, after in pairwise(found))
 
 
+@pytest.mark.parametrize(("changed", "expected"), [(0, 1), (2, 1), (3, 4), (100, 4)])
+def test_a_pass_that_changes_less_than_a_thousandth_is_the_last(
+    changed: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, curvature = problem(24, 96)  # 2,304 codes
+    rounder = Rounder.of(weights, curvature, Rounding())
+    passes: list[int] = []
+
+    def search_again(*_given: Any) -> int:
+        passes.append(changed)
+        return changed
+
+    monkeypatch.setattr(_kernels, "search_again", search_again)
+    rounder.round(0.5, free(weights.size), 4)
+    assert len(passes) == expected
+
+
 def test_a_bit_that_costs_more_leaves_fewer_of_them() -> None:
     weights, curvature = problem(16, 40)
     rounder = Rounder.of(weights, curvature, Rounding(damping=0.01))
