@@ -53,8 +53,9 @@ class SecondOrder(Method):
         curvature is an estimate, and holds for small errors only. Rows that count each by itself have `damping` too.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
     by_importance: whether columns and rows are rounded in the order that leaves least to the last; else as they come.
-    paths: that error feedback follows in a row: ways to begin it, the best at each column. passes: at most, of the
-        search for better codes after that. scales: whether rows and columns follow their own curvature too, where that pays.
+    paths: that error feedback follows in a row: ways to begin it, the best at each column. passes: at most, of
+        the search for better codes after that. scales: whether rows and columns follow their own curvature too, where
+        that pays.
     blocks, heads: whether the outputs of blocks, and of the last layers with weights, count beside the final ones.
     joint: whether curvature is measured on gradients of single samples; else by inputs alone, as in GPTQ. across_rows:
         whether later rows make up for errors too, with `joint`.
