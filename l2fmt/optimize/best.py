@@ -6,32 +6,45 @@ began.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from l2fmt.errors import InputError
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
-from l2fmt.optimize.l2 import L2
+from l2fmt.optimize.l2 import L2, trained
 from l2fmt.optimize.obs import SecondOrder
 from l2fmt.optimize.synthesis import with_synthetic
 
-# Iterations of training, by effort.
-_ITERATIONS = (0, 200, 400, 800, 1500, 2500, 4000, 6500, 10000)
+
+class _Effort(NamedTuple):
+    """Paths and passes of `obs`, and iterations of training."""
+
+    paths: int
+    passes: int
+    iterations: int
+
+
+_EFFORTS = (
+    _Effort(8, 4, 0),
+    *(_Effort(32, 8, iterations) for iterations in (0, 400, 800, 1500, 2500, 4000, 6500, 10000)),
+)
 
 
 @dataclass(frozen=True)
 class Best(Method):
     """Settings of the method.
 
-    `effort`, 1 to 9, trades time for accuracy; 1 does not train. `weight_lr` is that of codes, in steps. `blocks` are
-    names of modules whose outputs are compared, by default found in the module tree; `block_weight`, of their distance
-    beside the final outputs', is low, as what counts in the end are those. `heads`: whether the outputs of the last
-    layers with weights count as final ones. `vector_lr` is low, and steps stay as they are: codes of `obs` are close
-    already, and what jumps at the beginning throws them off, all the more the more bits a weight they have.
-    `synthetic`: samples that a classifier makes of those given, to add to them, as in `obs`.
+    `effort`, 1 to 9, trades time for accuracy: 1 and 2 round only, 2 along more paths, and from 3 on codes are trained,
+    ever longer. `travel` is how far training can move a code, in steps, whatever its length: longer training at the
+    same rate loses what rounding has found. `blocks` are names of modules whose outputs are compared, by default found
+    in the module tree; `block_weight`, of their distance beside the final outputs', is low, as what counts in the end
+    are those. `heads`: whether the outputs of the last layers with weights count as final ones. `vector_lr` is low, and
+    steps stay as they are: codes of `obs` are close already, and what jumps at the beginning throws them off, all the
+    more the more bits a weight they have. `synthetic`: samples that a classifier makes of those given, to add to them,
+    as in `obs`.
     """
 
     effort: int = 5
-    weight_lr: float = 0.003
+    travel: float = 1.2
     vector_lr: float = 0.001
     block_weight: float = 0.2
     heads: bool = True
@@ -47,25 +60,30 @@ class Best(Method):
     instead: ClassVar[str] = "works to a size: give a target ratio, or bits a weight"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.effort <= len(_ITERATIONS):
-            raise InputError(f"best: effort must lie in [1, {len(_ITERATIONS)}], not {self.effort}")
+        if not 1 <= self.effort <= len(_EFFORTS):
+            raise InputError(f"best: effort must lie in [1, {len(_EFFORTS)}], not {self.effort}")
         self._require_at_least(1, "batch_size")
-        self._require_at_least(0, "synthetic")
+        self._require_at_least(0, "synthetic", "travel")
 
     def _compress(self, task: Task) -> Compressed:
         task = with_synthetic(task, self.synthetic, self.batch_size, self.seed)
-        iterations = _ITERATIONS[self.effort - 1]
-        if not iterations:
-            begun = SecondOrder(
-                blocks=self.block_weight > 0, heads=self.heads, batch_size=self.batch_size, seed=self.seed
-            )
-            return begun.quantize(task)
+        effort = _EFFORTS[self.effort - 1]
+        rounding = SecondOrder(
+            paths=effort.paths,
+            passes=effort.passes,
+            blocks=self.block_weight > 0,
+            heads=self.heads,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+        if not effort.iterations:
+            return rounding.quantize(task)
         training = L2(
             start="obs",
             rounds=1,
             transform_iterations=0,
-            weight_iterations=iterations,
-            weight_lr=self.weight_lr,
+            weight_iterations=effort.iterations,
+            weight_lr=self.travel / effort.iterations,
             transform_lr=0.0,
             vector_lr=self.vector_lr,
             batch_size=self.batch_size,
@@ -75,7 +93,7 @@ class Best(Method):
             heads=self.heads,
             seed=self.seed,
         )
-        return training.quantize(task)
+        return trained(training, task, rounding)
 
 
 METHOD = Best

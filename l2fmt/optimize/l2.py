@@ -48,22 +48,27 @@ class L2(Settings, Method):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     def _compress(self, task: Task) -> Compressed:
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
-            return _Run(self, task).result()
+        return trained(self, task)
 
 
 METHOD = L2
 
 
+def trained(settings: L2, task: Task, begin: Method | None = None) -> Compressed:
+    """Return what training makes of the codes of another method, by default the one that the settings name."""
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+        return _Run(settings, task, begin).result()
+
+
 class _Run:
     """One compression: a start, training, landing on the size, and the vectors' last word."""
 
-    def __init__(self, settings: L2, task: Task):
+    def __init__(self, settings: L2, task: Task, begin: Method | None):
         assert task.calibration is not None
         self._settings, self._task, self._calibration = settings, task, task.calibration
         calibration = self._calibration
         self._target, self._of = target_of(task.budget, _count(task.tensors))
-        self._checkpoint = Checkpoint(calibration.checkpoint, self._identity())
+        self._checkpoint = Checkpoint(calibration.checkpoint, self._identity(begin))
         self._seconds: dict[str, float] = {}
         module = working_copy(calibration.module)
         self._teacher = Teacher(module, settings.blocks or tuple(find_blocks(module)), settings.heads)
@@ -72,7 +77,7 @@ class _Run:
         if settings.start != "range":
             self._trained, others = calibration.samples.split(_SHARE_TRAINED, settings.seed)
             self._judges = others if others.count else self._trained
-        self._start = Start(settings, task.tensors, calibration)
+        self._start = Start(settings, task.tensors, calibration, begin)
         self._tensors = self._start.tensors
         self._student = self._timed("start", lambda: self._start.student(task))
         self._last = Size(0, 0)
@@ -167,10 +172,11 @@ class _Run:
     def _hard_bits(self, integers: dict[str, np.ndarray]) -> float:
         return sum(hard_bits(torch.from_numpy(q).float()) for q in integers.values())
 
-    def _identity(self) -> str:
+    def _identity(self, begin: Method | None) -> str:
         """Return what tells this run from others, for the checkpoint."""
         calibration = self._calibration
-        parts = [self._settings.settings, calibration.samples.digest, calibration.fingerprint, self._target, self._of]
+        settings = [self._settings.settings, begin.settings if begin else None]
+        parts = [settings, calibration.samples.digest, calibration.fingerprint, self._target, self._of]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _timed(self, phase: str, call: Callable[[], T]) -> T:

@@ -25,10 +25,12 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   (second_order/in_order.py), and stay so if that brings the model's outputs nearer for samples that had no part in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from l2fmt.errors import InputError
+from l2fmt.inputs.calibration import CalibrationSet
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task
 from l2fmt.optimize.search import codes_of_size
 from l2fmt.optimize.second_order.curvature import GRADIENTS, curvatures_of
@@ -38,8 +40,10 @@ from l2fmt.optimize.second_order.model import Model
 from l2fmt.optimize.second_order.norms import Rescaled, with_cheap_norms
 from l2fmt.optimize.second_order.rounding import Rounding
 from l2fmt.optimize.synthesis import with_synthetic
+from l2fmt.pipeline import QuantizedTensor
 
 _MOST_PATHS = 1000  # what they take grows with them, and what they gain hardly does
+_STEP_EXPONENTS = (0.5, 0.75)
 _SHARE_IN_ORDER = 0.75  # of the samples; the others say whether rounding in order was of use
 
 
@@ -47,8 +51,9 @@ _SHARE_IN_ORDER = 0.75  # of the samples; the others say whether rounding in ord
 class SecondOrder(Method):
     """Settings of the method, see the module.
 
-    step_exponent: how far steps follow the curvature: 1 as the slope says, 0 one step for all; curvatures are
-        estimates, and half way has been the best at one or two bits a weight. At three, 0.75 can be better.
+    step_exponent: how far steps follow the curvature: 1 as the slope says, 0 one step for all. Curvatures are
+        estimates, and hold for small errors: half way is best at one or two bits a weight, three quarters can be at
+        three. By default the one of these that brings the outputs nearer.
     damping, row_damping: added to the diagonals of each layer's curvature, of columns and of rows, of their means: a
         curvature is an estimate, and holds for small errors only. Rows that count each by itself have `damping` too.
     rate_weight: of code lengths in the rounding; 1 is the slope's own. refits: of the tables to the codes.
@@ -69,7 +74,7 @@ class SecondOrder(Method):
     batch_size, seed: of running the model.
     """
 
-    step_exponent: float = 0.5
+    step_exponent: float | None = None
     damping: float = 0.05
     row_damping: float = 0.5
     rate_weight: float = 0.6
@@ -111,8 +116,28 @@ class SecondOrder(Method):
         )
         if not self.across_rows:
             curvatures = {name: curvature.by_row() for name, curvature in curvatures.items()}
-        rounding = Rounding(
-            self.step_exponent,
+
+        def model_of(step_exponent: float) -> Model:
+            return Model(task.tensors, curvatures, self._rounding(step_exponent), task.progress)
+
+        def nearest(candidates: Sequence[list[QuantizedTensor]], samples: CalibrationSet) -> int:
+            return nearest_codes(candidates, task, samples, self.batch_size, self.heads, self.seed)
+
+        exponents = _STEP_EXPONENTS if self.step_exponent is None else (self.step_exponent,)
+        found = [codes_of_size(model_of(exponent), task) for exponent in exponents]
+        chosen = nearest(found, calibration.samples)
+        codes = found[chosen]
+        if self.in_order:
+            own, others = calibration.samples.split(_SHARE_IN_ORDER, self.seed)
+            # Models are made anew rather than kept, as their factors take more memory than all the rest.
+            model = InOrder(model_of(exponents[chosen]), codes, task, own, self.batch_size, self.seed)
+            found = [codes, codes_of_size(model, task)]
+            codes = found[nearest(found, others if others.count else own)]
+        return Compressed(codes, rescaled.vectors, row_factors=rescaled.row_factors, settled=rescaled.norms)
+
+    def _rounding(self, step_exponent: float) -> Rounding:
+        return Rounding(
+            step_exponent,
             self.damping,
             self.row_damping,
             self.rate_weight,
@@ -122,14 +147,6 @@ class SecondOrder(Method):
             self.by_importance,
             self.paths,
         )
-        model = Model(task.tensors, curvatures, rounding, task.progress)
-        codes = codes_of_size(model, task)
-        if self.in_order:
-            own, others = calibration.samples.split(_SHARE_IN_ORDER, self.seed)
-            ordered = codes_of_size(InOrder(model, codes, task, own, self.batch_size, self.seed), task)
-            judges = others if others.count else own
-            codes = nearest_codes([codes, ordered], task, judges, self.batch_size, self.blocks, self.heads, self.seed)
-        return Compressed(codes, rescaled.vectors, row_factors=rescaled.row_factors, settled=rescaled.norms)
 
 
 METHOD = SecondOrder

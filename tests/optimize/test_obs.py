@@ -44,7 +44,7 @@ def packed(model: nn.Module, ratio: float, method: str, data: Any = PICTURES, **
 def test_data_beat_none_and_the_size_is_met() -> None:
     model = network()
     errors = {}
-    for method, options in {"rd": {}, "obs": {}, "best": {"effort": 2, "batch_size": 16}}.items():
+    for method, options in {"rd": {}, "obs": {}, "best": {"effort": 3, "batch_size": 16}}.items():
         result = packed(model, 7, method, **options)
         assert 7 <= result.ratio <= 7 * 1.0051
         errors[method] = error(model, result, HELD_OUT)
@@ -54,14 +54,14 @@ def test_data_beat_none_and_the_size_is_met() -> None:
 
 def test_best_is_the_default_with_data_and_least_effort_trains_nothing() -> None:
     model = network()
-    chosen = l2fmt.compress(model, PICTURES, target_ratio=7, options={"effort": 1})
-    assert chosen.settings["method"] == "best" and not chosen.phases
+    chosen, searched = (l2fmt.compress(model, PICTURES, target_ratio=7, options={"effort": n}) for n in (1, 2))
+    assert chosen.settings["method"] == "best" and not chosen.phases and not searched.phases
     given, expected = (l2fmt.load(result.data or b"") for result in (chosen, packed(model, 7, "obs")))
     assert all(torch.equal(given[name], expected[name]) for name in given if name.endswith("bias"))
     assert l2fmt.pack(model, target_ratio=7).settings["method"] == "rd"
 
 
-@pytest.mark.parametrize("effort", [1, 2])
+@pytest.mark.parametrize("effort", [1, 3])
 def test_codes_of_obs_are_found_with_the_batches_that_best_was_told(effort: int) -> None:
     model, seen = network(), []
     model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
@@ -106,7 +106,7 @@ class Parts(nn.Module):
 def test_any_module() -> None:
     model = Parts()
     words = torch.randint(0, 150, (60, 7), generator=torch.Generator().manual_seed(0))
-    for method, options in {"obs": {}, "best": {"effort": 2, "batch_size": 20}}.items():
+    for method, options in {"obs": {}, "best": {"effort": 3, "batch_size": 20}}.items():
         result = packed(model, 5, method, words, **options)
         tensors = l2fmt.load(result.data)
         assert set(tensors) == set(model.state_dict()) and tensors["head.weight"] is tensors["words.weight"]

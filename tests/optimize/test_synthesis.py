@@ -195,7 +195,7 @@ def test_a_negative_number_is_refused(method: str) -> None:
         get_method(method, {"synthetic": -1})
 
 
-@pytest.mark.parametrize(("method", "options"), [("obs", {}), ("best", {"effort": 2})])
+@pytest.mark.parametrize(("method", "options"), [("obs", {}), ("best", {"effort": 3})])
 def test_methods_calibrate_on_them(method: str, options: dict[str, Any]) -> None:
     network, given = classifier(), pictures(6, 2)
     calibration = with_synthetic(task(network, given), 30, 12, 0).calibration

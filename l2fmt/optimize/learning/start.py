@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l2fmt.dtypes import dtype_by_torch_name
-from l2fmt.optimize.base import Calibration, Task, WeightTensor, get_method
+from l2fmt.optimize.base import Calibration, Method, Task, WeightTensor, get_method
 from l2fmt.optimize.learning.quantizers import Quantizer, make_quantizer
 from l2fmt.optimize.learning.settings import Settings
 from l2fmt.optimize.learning.student import (
@@ -27,11 +27,18 @@ _MARGIN = 0.45  # how far from its code, in steps, a weight may begin: near a bo
 class Start:
     """Makes the student. `tensors` are those to be coded, `fixed` the vectors that differ from the model's already.
 
-    `codes` are those that another method has begun with, which fit the budget: none for a start from ranges.
+    `codes` are those that another method has begun with, which fit the budget: none for a start from ranges. `begin` is
+    that method, by default the one of the settings' name.
     """
 
-    def __init__(self, settings: Settings, tensors: Sequence[WeightTensor], calibration: Calibration):
-        self._settings, self._calibration = settings, calibration
+    def __init__(
+        self,
+        settings: Settings,
+        tensors: Sequence[WeightTensor],
+        calibration: Calibration,
+        begin: Method | None = None,
+    ):
+        self._settings, self._calibration, self._begin = settings, calibration, begin
         self._module = working_copy(calibration.module)
         self.fixed = self._fold()
         self.codes: list[QuantizedTensor] = []
@@ -102,7 +109,7 @@ class Start:
                 alike |= {"batch_size": settings.batch_size, "seed": settings.seed}
                 alike["fold_statistics"] = settings.fold_statistics
                 alike["octave_norms"] = not settings.reestimate_statistics  # which are found with norms as they are
-            method = get_method(settings.start, alike)
+            method = self._begin or get_method(settings.start, alike)
             found = method.quantize(replace(task, tensors=matrices, measure=folded))
             self.codes = found.codes
             coded = {code.name: code for code in found.codes}

@@ -20,13 +20,17 @@ def nearest_codes(
     task: Task,
     samples: CalibrationSet,
     batch_size: int,
-    blocks: bool,
     heads: bool,
     seed: int,
-) -> list[QuantizedTensor]:
-    """Return of several sets of codes those with the least `distillation_loss`, over 500 samples at most."""
+) -> int:
+    """Return which of several sets of codes brings the final outputs, and those of heads, nearest to the full model's.
+
+    The distance is that of `distillation_loss`, over 500 samples at most.
+    """
+    if len(candidates) == 1:
+        return 0
     assert task.calibration is not None
-    teacher = teacher_of(task.calibration.module, blocks, heads)
+    teacher = teacher_of(task.calibration.module, False, heads)
     teacher.probe(next(samples.in_order(batch_size)))
     own = {name for name, _ in teacher.module.named_parameters(remove_duplicate=False)}
     weights = [
@@ -40,6 +44,6 @@ def nearest_codes(
         for number, values in enumerate(weights):
             with record(teacher.module, teacher.tapped) as taps:
                 output = functional_call(teacher.module, values, given.args, given.kwargs)
-            loss = distillation_loss(taps, output, truth, teacher, float(blocks))
+            loss = distillation_loss(taps, output, truth, teacher, 0.0)
             losses[number] += float(loss) * batch.count
-    return candidates[losses.index(min(losses))]
+    return losses.index(min(losses))

@@ -36,33 +36,64 @@ def task_of(module: nn.Module, data: torch.Tensor) -> Task:
     return Task(tensors, Budget(), measure, lambda *_: None, calibration)
 
 
-@pytest.mark.parametrize(("blocks", "heads"), [(False, False), (True, True)])
-def test_the_codes_with_the_nearest_outputs_are_taken(blocks: bool, heads: bool) -> None:
+@pytest.mark.parametrize("heads", [False, True])
+def test_the_codes_with_the_nearest_outputs_are_taken(heads: bool) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 4)).eval()
     before = {name: w.clone() for name, w in module.state_dict().items()}
     candidates = [codes_of(module, step) for step in (0.3, 0.05, 0.1)]
     task = task_of(module, torch.randn(50, 6))
     assert task.calibration is not None
-    chosen = nearest_codes(candidates, task, task.calibration.samples, 16, blocks, heads, 0)
-    assert chosen is candidates[1]
+    chosen = nearest_codes(candidates, task, task.calibration.samples, 16, heads, 0)
+    assert chosen == 1
     assert all(torch.equal(before[name], w) for name, w in module.state_dict().items())
 
 
-def test_rounding_in_order_stays_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def network() -> nn.Module:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 10)).eval()
-    data = torch.randn(200, 24)
+    return nn.Sequential(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 10)).eval()
 
-    for number in (0, 1):
-        taken: list[QuantizedTensor] = []
 
-        def choose(candidates: Any, *_: Any, number: int = number, taken: list[QuantizedTensor] = taken) -> Any:
-            assert len(candidates) == 2
-            taken += candidates[number]
-            return candidates[number]
+class Choice:
+    """Takes a given one of two sets of codes, in place of `nearest_codes`, and remembers both."""
 
-        monkeypatch.setattr(obs, "nearest_codes", choose)
-        result = l2fmt.pack(module, module=module, calibration=data, method="obs", target_ratio=4)
-        found = l2fmt.load(result.data or b"")
-        assert len(taken) == 2 and all(np.array_equal(found[code.name].numpy(), decoded(code)) for code in taken)
+    def __init__(self, number: int):
+        self.number, self.offered = number, list[list[list[QuantizedTensor]]]()
+
+    def __call__(self, candidates: list[list[QuantizedTensor]], *_: Any) -> int:
+        self.offered.append(candidates)
+        return self.number if len(candidates) > 1 else 0
+
+    def made(self, result: l2fmt.PackResult) -> bool:
+        """Whether the last codes taken are those of a file."""
+        found, taken = l2fmt.load(result.data or b""), self.offered[-1][self.number]
+        return all(np.array_equal(found[code.name].numpy(), decoded(code)) for code in taken)
+
+
+def packed(network: nn.Module, **options: Any) -> l2fmt.PackResult:
+    data = torch.randn(200, 24, generator=torch.Generator().manual_seed(0))
+    return l2fmt.pack(network, module=network, calibration=data, method="obs", target_ratio=4, options=options)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_rounding_in_order_stays_only_where_it_helps(
+    network: nn.Module, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = Choice(number)
+    monkeypatch.setattr(obs, "nearest_codes", choice)
+    result = packed(network, step_exponent=0.5)
+    assert [len(candidates) for candidates in choice.offered] == [1, 2] and choice.made(result)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_steps_follow_the_curvature_as_far_as_helps(
+    network: nn.Module, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = Choice(number)
+    monkeypatch.setattr(obs, "nearest_codes", choice)
+    result = packed(network, in_order=False)
+    half, most = choice.offered[0]
+    ratios = [first.transform.step / last.transform.step for first, last in (half, most)]  # type: ignore[attr-defined]
+    assert abs(np.log(ratios[1])) > 1.2 * abs(np.log(ratios[0])) > 0.01  # of steps of the two layers
+    assert choice.made(result)

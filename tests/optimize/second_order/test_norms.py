@@ -143,7 +143,7 @@ def test_a_file_gives_the_bytes_of_norms_to_weights_and_training_keeps_them() ->
     for method, options in {
         "folded": {"octave_norms": False},
         "obs": {},
-        "best": {"effort": 2, "batch_size": 16},
+        "best": {"effort": 3, "travel": 0.3, "batch_size": 16},
     }.items():
         chosen = "obs" if method == "folded" else method
         result = l2fmt.pack(model, target_ratio=9, method=chosen, options=options, module=model, calibration=PICTURES)
