@@ -6,6 +6,7 @@ began.
 """
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import ClassVar, NamedTuple
 
 from l2fmt.errors import InputError
@@ -34,17 +35,19 @@ class Best(Method):
     """Settings of the method.
 
     `effort`, 1 to 9, trades time for accuracy: 1 and 2 round only, 2 along more paths, and from 3 on codes are trained,
-    ever longer. `travel` is how far training can move a code, in steps, whatever its length: longer training at the
-    same rate loses what rounding has found. `blocks` are names of modules whose outputs are compared, by default found
-    in the module tree; `block_weight`, of their distance beside the final outputs', is low, as what counts in the end
-    are those. `heads`: whether the outputs of the last layers with weights count as final ones. `vector_lr` is low, and
-    steps stay as they are: codes of `obs` are close already, and what jumps at the beginning throws them off, all the
-    more the more bits a weight they have. `synthetic`: samples that a classifier makes of those given, to add to them,
-    as in `obs`.
+    ever longer. `wander` is how far chance may move a weight, in steps: gradients of batches are mostly noise, whose
+    sum grows with the root of the iterations, and weights that it moves into other cells were better where rounding had
+    placed them. So rates are the lower the longer it takes. `blocks` are names of modules whose outputs are compared,
+    by default found in the module tree; `block_weight`, of their distance beside the final outputs', is low, as what
+    counts in the end are those.
+    `heads`: whether the outputs of the last layers with weights count as final ones. `vector_lr` is low, and steps stay
+    as they are: codes of `obs` are close already, and what jumps at the beginning throws them off, all the more the
+    more bits a weight they have. `synthetic`: samples that a classifier makes of those given, to add to them, as in
+    `obs`.
     """
 
     effort: int = 5
-    travel: float = 1.2
+    wander: float = 0.03
     vector_lr: float = 0.001
     block_weight: float = 0.2
     heads: bool = True
@@ -63,7 +66,7 @@ class Best(Method):
         if not 1 <= self.effort <= len(_EFFORTS):
             raise InputError(f"best: effort must lie in [1, {len(_EFFORTS)}], not {self.effort}")
         self._require_at_least(1, "batch_size")
-        self._require_at_least(0, "synthetic", "travel")
+        self._require_at_least(0, "synthetic", "wander")
 
     def _compress(self, task: Task) -> Compressed:
         task = with_synthetic(task, self.synthetic, self.batch_size, self.seed)
@@ -83,7 +86,7 @@ class Best(Method):
             rounds=1,
             transform_iterations=0,
             weight_iterations=effort.iterations,
-            weight_lr=self.travel / effort.iterations,
+            weight_lr=self.wander / sqrt(effort.iterations),
             transform_lr=0.0,
             vector_lr=self.vector_lr,
             batch_size=self.batch_size,
