@@ -71,27 +71,24 @@ class Choice:
         return all(np.array_equal(found[code.name].numpy(), decoded(code)) for code in taken)
 
 
+@pytest.fixture(params=[0, 1])
+def choice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Choice:
+    made = Choice(request.param)
+    monkeypatch.setattr(obs, "nearest_codes", made)
+    return made
+
+
 def packed(network: nn.Module, **options: Any) -> l2fmt.PackResult:
     data = torch.randn(200, 24, generator=torch.Generator().manual_seed(0))
     return l2fmt.pack(network, module=network, calibration=data, method="obs", target_ratio=4, options=options)
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_rounding_in_order_stays_only_where_it_helps(
-    network: nn.Module, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    choice = Choice(number)
-    monkeypatch.setattr(obs, "nearest_codes", choice)
+def test_rounding_in_order_stays_only_where_it_helps(network: nn.Module, choice: Choice) -> None:
     result = packed(network, step_exponent=0.5)
     assert [len(candidates) for candidates in choice.offered] == [1, 2] and choice.made(result)
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_steps_follow_the_curvature_as_far_as_helps(
-    network: nn.Module, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    choice = Choice(number)
-    monkeypatch.setattr(obs, "nearest_codes", choice)
+def test_steps_follow_the_curvature_as_far_as_helps(network: nn.Module, choice: Choice) -> None:
     result = packed(network, in_order=False)
     half, most = choice.offered[0]
     ratios = [first.transform.step / last.transform.step for first, last in (half, most)]  # type: ignore[attr-defined]
