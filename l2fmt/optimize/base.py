@@ -239,6 +239,6 @@ def _as_kind(value: Any, default: Any, what: str) -> Any:
     else:
         fits = isinstance(value, type(default))
     if not fits:
-        kind = "a number" if default is None else type(default).__name__
-        raise InputError(f"{what} must be {kind} like {default!r}, not {value!r}")
+        kind = "a number, or null" if default is None else f"{type(default).__name__} like {default!r}"
+        raise InputError(f"{what} must be {kind}, not {value!r}")
     return value
