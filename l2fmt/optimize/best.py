@@ -39,11 +39,10 @@ class Best(Method):
     sum grows with the root of the iterations, and weights that it moves into other cells were better where rounding had
     placed them. So rates are the lower the longer it takes. `blocks` are names of modules whose outputs are compared,
     by default found in the module tree; `block_weight`, of their distance beside the final outputs', is low, as what
-    counts in the end are those.
-    `heads`: whether the outputs of the last layers with weights count as final ones. `vector_lr` is low, and steps stay
-    as they are: codes of `obs` are close already, and what jumps at the beginning throws them off, all the more the
-    more bits a weight they have. `synthetic`: samples that a classifier makes of those given, to add to them, as in
-    `obs`.
+    counts in the end are those. `heads`: whether the outputs of the last layers with weights count as final ones.
+    `vector_lr` is low, and steps stay as they are: codes of `obs` are close already, and what jumps at the beginning
+    throws them off, all the more the more bits a weight they have. `synthetic`: samples that a classifier makes of
+    those given, to add to them, as in `obs`.
     """
 
     effort: int = 5

@@ -11,6 +11,8 @@ for by the weights after them, as the correlations of the layer's inputs say. Wh
   one unit, the relative squared distance of the model's outputs; one lambda, distance a bit, then fixes the step, the
   dead zone and the rounding of every layer: step^2 = 12 lambda / (h ln 2) for the curvature h that a
   rounding error meets (the high-rate entropy-coded quantizer).
+* **How far steps follow the curvature**, which is an estimate, is tried: half way and three quarters, and what brings
+  the model's outputs nearer is kept.
 * **Steps of rows and columns** follow their curvature by scales, where these save more than they take
   (second_order/scales.py).
 * **Rounding by the coder's own code lengths**: the class model that will code the codes is fitted to them, and they are

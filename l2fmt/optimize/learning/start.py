@@ -70,6 +70,16 @@ class Start:
             name, dtype, tuple(parameter.shape), lambda: _array(self._module.get_parameter(name).reshape(-1))
         )
 
+    def _named(self) -> Method:
+        """Return the method that the settings name, with settings like theirs."""
+        settings, alike = self._settings, dict[str, Any]()
+        if settings.start == "obs":
+            alike = {"blocks": settings.block_weight > 0, "heads": settings.heads}
+            alike |= {"batch_size": settings.batch_size, "seed": settings.seed}
+            alike["fold_statistics"] = settings.fold_statistics
+            alike["octave_norms"] = not settings.reestimate_statistics  # which are found with norms as they are
+        return get_method(settings.start, alike)
+
     def student(self, task: Task) -> Student:
         """Return the student as training finds it, at the size of the task if another method is to begin."""
         settings, calibration = self._settings, self._calibration
@@ -103,14 +113,7 @@ class Start:
             def folded(codes: Sequence[QuantizedTensor], vectors: Mapping[str, np.ndarray] | None = None) -> Size:
                 return task.measure(codes, self.fixed | dict(vectors or {}))
 
-            alike: dict[str, Any] = {}
-            if settings.start == "obs":
-                alike = {"blocks": settings.block_weight > 0, "heads": settings.heads}
-                alike |= {"batch_size": settings.batch_size, "seed": settings.seed}
-                alike["fold_statistics"] = settings.fold_statistics
-                alike["octave_norms"] = not settings.reestimate_statistics  # which are found with norms as they are
-            method = self._begin or get_method(settings.start, alike)
-            found = method.quantize(replace(task, tensors=matrices, measure=folded))
+            found = (self._begin or self._named()).quantize(replace(task, tensors=matrices, measure=folded))
             self.codes = found.codes
             coded = {code.name: code for code in found.codes}
             matrices = [tensor.with_rows_times(found.row_factors.get(tensor.name)) for tensor in matrices]

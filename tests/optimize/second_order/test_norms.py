@@ -145,18 +145,21 @@ def test_a_file_gives_the_bytes_of_norms_to_weights_and_training_keeps_them() ->
         "obs": {},
         "best": {"effort": 3, "batch_size": 16},
     }.items():
-        chosen = "obs" if method == "folded" else method
-        result = l2fmt.pack(model, target_ratio=9, method=chosen, options=options, module=model, calibration=PICTURES)
-        assert result.data is not None and 9 <= result.ratio <= 9.05
-        tensors = l2fmt.load(result.data)
-        with torch.no_grad():
-            errors[method] = float(distance([torch.func.functional_call(model, tensors, (held_out,))], [expected]))
-        vectors[method] = l2fmt.inspect(result.data).parts["vectors"]
-        if method != "folded":
-            assert all(len(tensors[f"{layer}.weight"].unique()) < 30 for layer in (1, 4, 7)), "few different scales"
+        chosen, errors[method] = "obs" if method == "folded" else method, 0.0
+        for seed in range(3):  # files of so small a model differ by a fifth by chance
+            given = {"method": chosen, "options": {**options, "seed": seed}, "module": model, "calibration": PICTURES}
+            result = l2fmt.pack(model, target_ratio=9, **given)
+            assert result.data is not None and 9 <= result.ratio <= 9.05
+            tensors = l2fmt.load(result.data)
+            with torch.no_grad():
+                found = torch.func.functional_call(model, tensors, (held_out,))
+            errors[method] += float(distance([found], [expected]))
+            vectors[method] = l2fmt.inspect(result.data).parts["vectors"]
+            if method != "folded":
+                assert all(len(tensors[f"{layer}.weight"].unique()) < 30 for layer in (1, 4, 7)), "few scales"
     assert max(vectors["obs"], vectors["best"]) < vectors["folded"] - 20, vectors
     # Files of so small a model differ by a fifth by chance.
-    assert errors["obs"] < 1.05 * errors["folded"] and errors["best"] < 1.3 * errors["obs"], errors
+    assert errors["obs"] < 1.05 * errors["folded"] and errors["best"] < 1.1 * errors["obs"], errors
 
 
 def test_statistics_that_are_found_anew_are_those_of_norms_as_they_are() -> None:
