@@ -11,8 +11,12 @@ from l2fmt.pipeline import QuantizedTensor
 T = TypeVar("T")
 
 TOLERANCE = 0.005  # a result within so much below the target is taken
-AIM = 0.998  # trials aim here: inside the tolerance, and clear of the target
+_CLOSE = 0.0015  # one that is not even within this, after one more trial
+AIM = 0.999  # trials aim here: clear of the target, as sizes jump a little
 _TRIALS = 24
+# Octaves that the scale changes by, as long as all trials are on one side of the target: at least, at most, and how
+# many times as many as before.
+_LEAST_STRIDE, _STRIDE, _GROWTH = 0.002, 2.0, 4.0
 
 
 class Scalable(Protocol):
@@ -68,16 +72,15 @@ def search_size(
     above: tuple[float, int] | None = None  # the coarsest trial that was too large
     below: tuple[float, int] | None = None  # the finest trial that fitted
     best: tuple[T, int] | None = None
-    before = ""  # on which side of the target the last trial was
+    near = False  # whether `best` is within the tolerance
+    before = ("", scale, 0)  # on which side of the target the last trial was, its scale and its size
     for _ in range(_TRIALS):
         result, size = produce(scale)
         side = "above" if size > target else "below"
         if side == "below":
             if best is None or size > best[1]:
                 best = (result, size)
-            if size >= target * (1 - TOLERANCE):
-                return result
-            if scale <= finest:
+            if scale <= finest and size < target * (1 - TOLERANCE):
                 message = f"the finest steps give {size:,} bytes, less than the {target:,} asked for"
                 raise TargetError(f"{message}; use a higher ratio, or lossless", size)
             below = (scale, size)
@@ -85,17 +88,23 @@ def search_size(
             if below is None and above is not None and size > 0.9999 * above[1] and scale > 2 * above[0]:
                 raise TargetError(f"{target:,} bytes cannot be reached: the smallest result has {size:,} bytes", size)
             above = (scale, size)
+        if best is not None and best[1] >= target * (1 - (TOLERANCE if near else _CLOSE)):
+            return best[0]
+        near = best is not None and best[1] >= target * (1 - TOLERANCE)
+        again = side == before[0]
         if above is not None and below is not None:
             share = (above[1] - target * AIM) / (above[1] - below[1])
-            # On a bent curve interpolation creeps along one side: then halve.
-            share = 0.5 if side == before else min(max(share, 0.02), 0.98)
+            # On a bent curve interpolation creeps along one side: then halve, as long as that is not near.
+            share = 0.5 if again and not near else min(max(share, 0.02), 0.98)
             following = 2 ** (log2(above[0]) + share * (log2(below[0]) - log2(above[0])))
         else:
-            step = 8 * (size - target * AIM) / weights
-            following = scale * 2 ** (min(max(step, -2.0), -0.02) if side == "below" else max(min(step, 2.0), 0.02))
-            if side == before:  # the slope is flatter than thought
-                following *= following / scale
-        before = side
+            stride, slope = _STRIDE, weights / 8  # octaves, and bytes an octave as fine steps have it
+            if again:  # as the last two trials have it, which may have been close to each other
+                moved = log2(scale / before[1])
+                stride, slope = min(stride, _GROWTH * abs(moved)), max((before[2] - size) / moved, 1e-9 * slope)
+            octaves = min(max(abs(size - target * AIM) / slope, _LEAST_STRIDE), stride)
+            following = scale * 2 ** (-octaves if side == "below" else octaves)
+        before = (side, scale, size)
         if abs(log2(max(following, finest) / scale)) < 1e-6:
             break
         scale = max(following, finest)

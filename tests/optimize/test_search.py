@@ -37,7 +37,7 @@ def test_lands_just_below_the_target(bits_at, target, guess):
     scale = search_size(produce, target, WEIGHTS, lambda bits: guess * 2.0 ** (4 - bits), 1e-6)
     size = produce(scale)[1]
     assert target * 0.995 <= size <= target
-    assert len(calls) <= 20
+    assert len(calls) <= 15
 
 
 def test_says_what_is_reachable_below():
