@@ -18,7 +18,7 @@ from l2fmt.errors import InputError, TargetError
 from l2fmt.inputs import open_source
 from l2fmt.optimize import Budget, Compressed, Task, get_method
 from l2fmt.optimize.search import TOLERANCE
-from l2fmt.pipeline import Encoding, QuantizedTensor, Size, write_files
+from l2fmt.pipeline import Encoding, QuantizedTensor, Size, check_targets, write_files
 from l2fmt.plan import VECTOR_MANTISSA_BITS, Plan, Selection, calibrate
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def pack(
         raise InputError(f"method {method} uses no calibration data; method best does")
     with open_source(source, key=key) as model:
         plan = Plan(model, Selection(_patterns(include), _patterns(exclude), _patterns(keep), lossless))
+        check_targets(target, plan.nbytes, max_shard_bytes, overwrite=overwrite)
         settings: dict[str, Any] = {"method": "lossless" if lossless else method, "coder": coder}
         settings |= {name: float(value) for name, value in budgets.items() if value is not None}
         settings |= {} if lossless else {"options": chosen.settings, "vector_mantissa_bits": VECTOR_MANTISSA_BITS}

@@ -71,9 +71,11 @@ class Plan:
         self.names = [name for name in model.names() if name not in all_aliases]
         self.weights: list[WeightTensor] = []
         self._plain: dict[str, PlainTensor] = {}
+        self.nbytes: list[int] = []  # of each tensor as given
         for name in self.names:
             array, dtype = as_array(model.get(name), name)
             load = partial(_load, model, name)
+            self.nbytes.append(array.size * dtype.itemsize)
             if array.size and selection.quantizes(name, dtype, array.shape):
                 obstacle = _obstacle(array, dtype)
                 if obstacle is None:

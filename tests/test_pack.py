@@ -1,14 +1,16 @@
 """`pack` as its users call it: what is quantized, what is kept, and budgets of whole files."""
 
+import io
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 import torch
 
 import l2fmt
-from l2fmt.errors import InputError
+from l2fmt.errors import InputError, TargetExistsError
 from l2fmt.plan import VECTOR_MANTISSA_BITS
 from l2fmt.transforms import round_mantissa
 
@@ -180,6 +182,26 @@ def test_shards_hold_the_same_model(state, tmp_path):
     assert set(found) == set(whole)
     for name, tensor in whole.items():
         assert torch.equal(found[name], tensor)
+
+
+@pytest.mark.parametrize("name", ["m-00002-of-00003.l2c", "m.l2c.index.json", "m.l2c"])
+def test_what_is_in_the_way_of_shards_is_said_before_the_work(state, tmp_path, name):
+    (tmp_path / name).write_bytes(b"old")
+    seen = []
+    with pytest.raises(TargetExistsError, match=name):
+        l2fmt.pack(state, tmp_path / "m.l2c", max_shard_bytes=10_000, progress=lambda *what: seen.append(what))
+    assert not seen and os.listdir(tmp_path) == [name]
+    l2fmt.pack(state, tmp_path / "m.l2c", max_shard_bytes=10_000, overwrite=True)
+    assert len(list(tmp_path.glob("m-*-of-00003.l2c"))) == 3
+
+
+def test_shards_without_a_path_are_refused_before_the_work(state):
+    seen = []
+    for target in (None, io.BytesIO()):
+        with pytest.raises(InputError, match="shards need a path"):
+            l2fmt.pack(state, target, max_shard_bytes=6000, progress=lambda *what: seen.append(what))
+    assert not seen
+    assert l2fmt.pack(state, max_shard_bytes=10**6).data  # all of it in one
 
 
 def test_equal_input_gives_equal_files(state):

@@ -33,7 +33,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], alignment: str
     """Print aligned columns, each "<" or ">" as `alignment` says; a terminal too narrow shortens the first one."""
     lines = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         excess = sum(widths) + len(_GAP) * (len(widths) - 1) - shutil.get_terminal_size().columns
         widths[0] = max(min(widths[0], _MIN_NAME), widths[0] - max(excess, 0))
     for cells in (headings, ["-" * width for width in widths], *lines):
@@ -60,7 +60,9 @@ def printable(text: str) -> str:
 
 
 def binary_stdout() -> BinaryIO:
-    """Return standard output for bytes; raise UsageError if it is a terminal."""
+    """Return standard output for bytes; raise UsageError if it is closed or a terminal."""
+    if sys.stdout is None:
+        raise click.UsageError("standard output is closed; give a file with -o")
     if sys.stdout.isatty():
         raise click.UsageError("refusing to write a binary file to the terminal; give a file with -o, or a pipe")
     return sys.stdout.buffer
@@ -68,7 +70,8 @@ def binary_stdout() -> BinaryIO:
 
 def finish() -> None:
     """Flush what was printed, so that a reader that has gone is noticed here."""
-    sys.stdout.flush()
+    if sys.stdout is not None:  # closed by who started us
+        sys.stdout.flush()
 
 
 def abandon_stdout() -> None:

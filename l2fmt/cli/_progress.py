@@ -16,7 +16,7 @@ class Progress:
     def __init__(self, *, quiet: bool = False):
         self._bar: Any = None
         self._stage = "reading"
-        if not quiet and sys.stderr.isatty():
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(

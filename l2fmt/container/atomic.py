@@ -12,7 +12,10 @@ from l2fmt.errors import FileAccessError, TargetExistsError
 
 
 def check_target(path: Any, *, overwrite: bool) -> None:
-    """Raise TargetExistsError if `path` is a file that must not be replaced, FileAccessError if it is a directory."""
+    """Raise TargetExistsError if `path` is a file that must not be replaced, FileAccessError if it cannot be written.
+
+    That is, if it is a directory, or its folder does not exist or takes no files.
+    """
     name = os.fsdecode(path)
     with translate_os_errors(path, "write"):
         mode = _mode(path)
@@ -22,6 +25,8 @@ def check_target(path: Any, *, overwrite: bool) -> None:
             raise TargetExistsError(f"{name} exists; overwriting it was not asked for")
         if not os.path.isdir(folder := os.path.dirname(os.path.realpath(name))):
             raise FileAccessError(f"cannot write {name}: there is no folder {folder}")
+        if (mode is None or stat.S_ISREG(mode)) and not os.access(folder, os.W_OK):
+            raise FileAccessError(f"cannot write {name}: nothing can be written to the folder {folder}")
 
 
 @contextlib.contextmanager

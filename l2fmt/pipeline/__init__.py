@@ -2,7 +2,7 @@
 
 from l2fmt.pipeline.decode import decode_group, decode_tensor
 from l2fmt.pipeline.encode import Encoding, write_model
-from l2fmt.pipeline.files import Size, write_files
+from l2fmt.pipeline.files import Size, check_targets, write_files
 from l2fmt.pipeline.resume import check_resume, find_resume
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
 
@@ -12,6 +12,7 @@ __all__ = [
     "QuantizedTensor",
     "Size",
     "check_resume",
+    "check_targets",
     "decode_group",
     "decode_tensor",
     "find_resume",

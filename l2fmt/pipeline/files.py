@@ -18,6 +18,8 @@ from l2fmt.errors import InputError
 from l2fmt.pipeline.encode import Encoding, write_model
 from l2fmt.pipeline.tensors import PlainTensor, QuantizedTensor
 
+_NO_PATH = "shards need a path to be written beside, not a file object"
+
 
 @dataclass(frozen=True)
 class Size:
@@ -65,20 +67,16 @@ def write_files(
     ... and NAME.l2c.index.json, which appear together. Raises InputError for shards into a file object, and what
     `Writer` raises.
     """
-    shards = [list(range(len(tensors)))]
-    if max_shard_bytes is not None:
-        sizes = {str(i): t.size * t.dtype.itemsize for i, t in enumerate(tensors)}
-        shards = [[int(i) for i in shard] for shard in plan_shards(sizes, max_shard_bytes)] or shards
+    shards = _shards([t.size * t.dtype.itemsize for t in tensors], max_shard_bytes)
     if len(shards) == 1:
         return _write_one(target, tensors, aliases, metadata, encoding, overwrite, progress)[0]
     if target is not None and not is_path(target):
-        raise InputError("shards need a path to be written beside, not a file object")
+        raise InputError(_NO_PATH)
     _check_names([tensor.name for tensor in tensors], aliases)
     path = Path(name if target is None else os.fsdecode(target))
-    index = path.with_name(path.name.removesuffix(".l2c") + INDEX_SUFFIX)
-    names = shard_names(path.name.removesuffix(".l2c"), len(shards))
+    *names, index = _file_names(path, len(shards))
     sizes, weight_map, checksums = [], {}, {}
-    with nullcontext() if target is None else _replacing(path, [*names, index.name], overwrite) as folder:
+    with nullcontext() if target is None else _replacing(path, [*names, index], overwrite) as folder:
         for done, (file, numbers) in enumerate(zip(names, shards, strict=True)):
             if progress is not None:
                 progress(done / len(shards))
@@ -90,9 +88,37 @@ def write_files(
             weight_map |= dict.fromkeys([*held, *own], file)
         content = shard_index_bytes(weight_map, sum(t.size * t.dtype.itemsize for t in tensors), checksums)
         if folder is not None:
-            with atomic_write(folder / index.name) as file:
+            with atomic_write(folder / index) as file:
                 file.write(content)
     return Size(len(content) + sum(size.file_bytes for size in sizes), sum(size.weight_bytes for size in sizes))
+
+
+def check_targets(target: Any, nbytes: Sequence[int], max_shard_bytes: int | None, *, overwrite: bool) -> None:
+    """Raise what `write_files` would say of a target for tensors of so many bytes each, before there are any.
+
+    None stands for one file object here.
+    """
+    shards = _shards(nbytes, max_shard_bytes)
+    if is_path(target):
+        path = Path(os.fsdecode(target))
+        for name in [path.name, *(_file_names(path, len(shards)) if len(shards) > 1 else ())]:
+            check_target(path.with_name(name), overwrite=overwrite)
+    elif len(shards) > 1:
+        raise InputError(_NO_PATH)
+
+
+def _shards(nbytes: Sequence[int], max_shard_bytes: int | None) -> list[list[int]]:
+    """Return the numbers of the tensors, of so many bytes each, in each file."""
+    if max_shard_bytes is None or not nbytes:
+        return [list(range(len(nbytes)))]
+    planned = plan_shards({str(number): size for number, size in enumerate(nbytes)}, max_shard_bytes)
+    return [[int(number) for number in shard] for shard in planned]
+
+
+def _file_names(path: Path, shards: int) -> list[str]:
+    """Return the names of the shards of a path, and of their index, the last."""
+    stem = path.name.removesuffix(".l2c")
+    return [*shard_names(stem, shards), stem + INDEX_SUFFIX]
 
 
 def _check_names(names: Sequence[str], aliases: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -65,6 +66,23 @@ def test_a_reader_that_leaves_is_no_error_message(tmp_path):
             assert (done.returncode, COMPILING.sub(b"", done.stderr)) == (1, b""), arguments
     finally:
         os.close(writing)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_standard_output_may_be_closed(model_path, tmp_path):
+    line = shlex.join(COMMAND)
+    target = tmp_path / "out.safetensors"
+
+    def closed(command: str, stream: int) -> tuple[int, bytes]:
+        closing = f"{line} {command} {stream}>&-"
+        done = subprocess.run(closing, shell=True, capture_output=True, timeout=300, check=False)
+        return done.returncode, COMPILING.sub(b"", done.stderr)
+
+    assert closed(f"inspect {shlex.quote(str(model_path))}", 1) == (0, b"")
+    code, said = closed(f"unpack {shlex.quote(str(model_path))} -o -", 1)
+    assert code == 2 and b"standard output is closed" in said
+    assert closed(f"unpack {shlex.quote(str(model_path))} -o {shlex.quote(str(target))}", 2) == (0, b"")
+    assert safetensors.torch.load_file(target)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

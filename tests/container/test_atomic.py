@@ -124,11 +124,16 @@ def test_target_that_appears_meanwhile(tmp_path):
     assert os.listdir(tmp_path) == ["model.l2c"]
 
 
-def test_targets_that_cannot_be_written(tmp_path):
+def test_targets_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(FileAccessError, match="is a directory"):
         Writer(tmp_path, overwrite=True)
     with pytest.raises(FileAccessError, match="no folder"):
         Writer(tmp_path / "missing" / "model.l2c")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)  # as no folder is closed to root
+        with pytest.raises(FileAccessError, match="nothing can be written to the folder"):
+            Writer(tmp_path / "model.l2c")
+        atomic.check_target(os.devnull, overwrite=False)
     with pytest.raises(FileAccessError, match="null"):
         Writer("a\0b")
     with pytest.raises(InputError, match="must be a path"):
