@@ -148,9 +148,11 @@ class YOLOv5n(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.model
-        saved = {}
+        saved = {}  # only what is needed again, as passes may wait in here by the hundred
         for i in range(11):
-            x = saved[i] = layer[i](x)
+            x = layer[i](x)
+            if i in (4, 6, 10):
+                saved[i] = x
         x = layer[13](torch.cat((F.interpolate(x, scale_factor=2.0), saved[6]), 1))
         lateral = layer[14](x)
         fine = layer[17](torch.cat((F.interpolate(lateral, scale_factor=2.0), saved[4]), 1))

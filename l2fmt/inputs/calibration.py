@@ -53,6 +53,32 @@ class Batch:
         return Batch(tuple(map(moved, self.args)), kwargs, None if self.labels is None else self.labels.to(device))
 
 
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Samples of one combination of shapes and dtypes: all rows of the columns, or those of an index int64[samples]."""
+
+    columns: Columns
+    rows: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        return sample_count(self.columns) if self.rows is None else len(self.rows)
+
+    def chosen(self, index: Tensor) -> "_Group":
+        """Return some of these samples, without a copy of them."""
+        return _Group(self.columns, index if self.rows is None else self.rows[index])
+
+    def batch(self, index: slice | Tensor) -> Batch:
+        at = index if self.rows is None else self.rows[index]
+        chosen = {place: tensor[at] for place, tensor in self.columns.items()}
+        labels = chosen.pop(None, None)
+        for place, tensor in chosen.items():
+            chosen[place] = tensor.float() if tensor.is_floating_point() else tensor
+        positional = sorted(place for place in chosen if isinstance(place, int))
+        named = {place: tensor for place, tensor in chosen.items() if isinstance(place, str)}
+        return Batch(tuple(chosen[place] for place in positional), named, labels)
+
+
 class CalibrationSet:
     """Samples on the CPU, from which batches of any size are drawn; made by `of` or `read_calibration`.
 
@@ -61,26 +87,33 @@ class CalibrationSet:
     """
 
     def __init__(self, groups: Sequence[Columns], notes: Sequence[str] = ()) -> None:
-        self._groups = list(groups)  # one for each combination of shapes and dtypes
+        """Take columns, one for each combination of shapes and dtypes."""
+        self._groups = [_Group(columns) for columns in groups]
         self.notes = list(notes)
+
+    @classmethod
+    def _with_groups(cls, groups: Sequence[_Group], notes: Sequence[str] = ()) -> "CalibrationSet":
+        result = cls([], notes)
+        result._groups = list(groups)
+        return result
 
     @property
     def count(self) -> int:
         """Samples."""
-        return sum(map(sample_count, self._groups))
+        return sum(group.count for group in self._groups)
 
     @property
     def has_labels(self) -> bool:
         """Whether each sample has a label."""
-        return None in self._groups[0]
+        return None in self._groups[0].columns
 
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of names, dtypes, shapes and bytes of all tensors, whatever batches they came in."""
         digest = hashlib.sha256()
-        for columns in self._groups:
-            for place in sorted(columns, key=repr):
-                tensor = columns[place]
+        for group in self._groups:
+            for place in sorted(group.columns, key=repr):
+                tensor = group.columns[place] if group.rows is None else group.columns[place][group.rows]
                 digest.update(f"{place!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -159,34 +192,43 @@ class CalibrationSet:
         An epoch leaves out what does not fill a batch, except where a shape has fewer samples than one batch.
         """
         while True:
-            drawn: list[tuple[Columns, Tensor]] = []
-            for columns in self._groups:
-                order = torch.randperm(sample_count(columns), generator=generator)
-                drawn += [(columns, index) for index in order[: max(len(order) // size, 1) * size].split(size)]
+            drawn: list[tuple[_Group, Tensor]] = []
+            for group in self._groups:
+                order = torch.randperm(group.count, generator=generator)
+                drawn += [(group, index) for index in order[: max(len(order) // size, 1) * size].split(size)]
             for number in torch.randperm(len(drawn), generator=generator).tolist():
-                yield _batch(*drawn[number])
+                group, index = drawn[number]
+                yield group.batch(index)
 
     def split(self, share: float, seed: int) -> "tuple[CalibrationSet, CalibrationSet]":
-        """Return a share of the samples of each shape, drawn by a seed and at least one, and the others, if any."""
+        """Return a share of the samples of each shape, drawn by a seed and at least one, and the others, if any.
+
+        They share their memory with this set.
+        """
         generator = torch.Generator().manual_seed(seed)
-        parts: tuple[list[Columns], list[Columns]] = ([], [])
-        for columns in self._groups:
-            order = torch.randperm(sample_count(columns), generator=generator)
+        parts: tuple[list[_Group], list[_Group]] = ([], [])
+        for group in self._groups:
+            order = torch.randperm(group.count, generator=generator)
             first = max(round(share * len(order)), 1)
             for part, index in zip(parts, (order[:first], order[first:]), strict=True):
                 if len(index):
-                    part.append({place: tensor[index] for place, tensor in columns.items()})
-        return CalibrationSet(parts[0]), CalibrationSet(parts[1])
+                    part.append(group.chosen(index))
+        return self._with_groups(parts[0]), self._with_groups(parts[1])
 
     def joined(self, others: "CalibrationSet") -> "CalibrationSet":
         """Return a set of these samples and of others, which share no batch with them."""
-        return CalibrationSet([*self._groups, *others._groups], [*self.notes, *others.notes])
+        return self._with_groups([*self._groups, *others._groups], [*self.notes, *others.notes])
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """Yield all samples once, in the order given, those of one shape after those of another."""
-        for columns in self._groups:
-            for start in range(0, sample_count(columns), size):
-                yield _batch(columns, slice(start, start + size))
+    def in_order(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """Yield all samples once, in the order given, those of one shape after those of another.
+
+        With a generator it is batches whose order it draws.
+        """
+        batches = [(group, start) for group in self._groups for start in range(0, group.count, size)]
+        if generator is not None:
+            batches = [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+        for group, start in batches:
+            yield group.batch(slice(start, start + size))
 
     def sample(self, size: int, most: int, seed: int) -> Iterator[Batch]:
         """Yield all samples as `in_order` does, or where there are more than `most`, so many drawn by a seed."""
@@ -199,16 +241,6 @@ class CalibrationSet:
             drawn += batch.count
             if drawn >= most:
                 return
-
-
-def _batch(columns: Columns, index: slice | Tensor) -> Batch:
-    chosen = {place: tensor[index] for place, tensor in columns.items()}
-    labels = chosen.pop(None, None)
-    for place, tensor in chosen.items():
-        chosen[place] = tensor.float() if tensor.is_floating_point() else tensor
-    positional = sorted(place for place in chosen if isinstance(place, int))
-    named = {place: tensor for place, tensor in chosen.items() if isinstance(place, str)}
-    return Batch(tuple(chosen[place] for place in positional), named, labels)
 
 
 def _samples(dataset: Any, limit: int, notes: list[str]) -> Iterator[Columns]:

@@ -257,6 +257,36 @@ def test_the_digest_is_of_the_content():
     assert len(set(digests)) == len(digests) and all(len(digest) == 64 for digest in digests)
 
 
+def test_a_split_is_no_copy_and_can_be_split_and_drawn_from():
+    rows = torch.arange(100.0)[:, None].repeat(1, 2)
+    part, others = CalibrationSet([{0: rows, None: torch.arange(100)}]).split(0.5, seed=0)
+    rows += 1000
+    quarter, _ = part.split(0.5, seed=1)
+    for drawn in (part, others, quarter):
+        batches = [*drawn.in_order(7), next(drawn.shuffled(4, torch.Generator().manual_seed(0)))]
+        for batch in batches:
+            assert batch.labels is not None and torch.equal(batch.args[0][:, 1], batch.labels + 1000)
+    assert {*labels_of(quarter)} < {*labels_of(part)} == {*range(100)} - {*labels_of(others)}
+    assert (
+        part.digest == CalibrationSet.of((torch.cat([b.args[0] for b in part.in_order(9)]), labels_tensor(part))).digest
+    )
+
+
+def labels_tensor(samples: CalibrationSet) -> torch.Tensor:
+    return torch.cat([batch.labels for batch in samples.in_order(50) if batch.labels is not None])
+
+
+def labels_of(samples: CalibrationSet) -> list[int]:
+    return labels_tensor(samples).tolist()
+
+
+def test_batches_in_an_order_that_is_drawn_hold_every_sample_once():
+    samples = CalibrationSet([{0: torch.arange(23.0)[:, None]}, {0: torch.arange(23.0, 40.0)[:, None, None]}])
+    given = [batch.args[0].flatten().tolist() for batch in samples.in_order(4)]
+    drawn = [batch.args[0].flatten().tolist() for batch in samples.in_order(4, torch.Generator().manual_seed(1))]
+    assert drawn != given and sorted(drawn) == given
+
+
 def test_a_split_shares_out_the_samples_of_every_shape():
     short, long, alone = torch.arange(20.0)[:, None], torch.arange(40.0).reshape(20, 2), torch.zeros(1, 5)
     whole = CalibrationSet([{0: short}, {0: long}, {0: alone}])

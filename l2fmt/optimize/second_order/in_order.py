@@ -156,9 +156,8 @@ class _Pair:
         self._passes = [Passes(both, paths) for both in (self._full, self._rounded)]
         self._seed = seed
         batch_size = min(batch_size, _MOST_AT_ONCE, max(samples.count // 2, 1))  # so that there are two
-        batches = list(samples.in_order(batch_size))  # every sample once, so that the halves have none in common
-        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))
-        self._batches = (batches[number] for number in order.tolist())
+        # every sample once, so that the halves have none in common
+        self._batches = samples.in_order(batch_size, torch.Generator().manual_seed(seed))
         self._started: list[tuple[Pass, Pass, int]] = []  # with the samples of the batch
         self.differs = False
         self._last: tuple[Any, list[_Moments]] | None = None
