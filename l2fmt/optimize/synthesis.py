@@ -7,7 +7,7 @@ batch norms keeps the mean and the variance that they remember of the training (
 3.2, which begins with noise and takes thousands of iterations for pictures that please the eye).
 """
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import replace
 from math import cos, pi
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from l2fmt.errors import InputError
 from l2fmt.inputs.calibration import CalibrationSet
-from l2fmt.inputs.columns import MAX_BYTES
+from l2fmt.inputs.columns import MAX_BYTES, checked_columns
 from l2fmt.optimize.base import Task
 from l2fmt.optimize.learning.distillation import teacher_of
 from l2fmt.optimize.learning.taps import float_tensors
@@ -42,19 +42,24 @@ def with_synthetic(task: Task, count: int, batch_size: int, seed: int) -> Task:
     if count * nbytes > MAX_BYTES:
         raise InputError(f"{count:,} synthetic samples of {nbytes:,} bytes exceed the {MAX_BYTES:,} allowed in memory")
 
-    def batches() -> Iterator[Tensor]:
-        maker = _Maker(calibration.module, calibration.samples, batch_size, seed)
-        made = 0
-        while made < count:
-            for batch in calibration.samples.sample(batch_size, count, seed + made):
-                task.progress("making samples", made / count)
-                yield maker.made_of(batch.args[0])[: count - made]
-                made += batch_size
-                if made >= count:
-                    return
-
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
-        samples = calibration.samples.joined(CalibrationSet.of(batches(), count))
+        maker, done = _Maker(calibration.module, calibration.samples, batch_size, seed), 0
+        made: dict[torch.Size, Tensor] = {}  # by the shape of a picture: filled in place, as they take gigabytes
+        filled = Counter[torch.Size]()
+        while done < count:
+            for batch in calibration.samples.sample(batch_size, count, seed + done):
+                task.progress("making samples", done / count)
+                pictures = maker.made_of(batch.args[0])[: count - done]
+                shape, number = pictures.shape[1:], len(pictures)
+                if shape not in made:
+                    made[shape] = torch.empty((count, *shape))  # what is not filled takes no memory
+                made[shape][filled[shape] : filled[shape] + number] = pictures
+                filled[shape] += number
+                done += number
+                if done >= count:
+                    break
+        groups = [checked_columns({0: room[: filled[shape]]}, "the synthetic samples") for shape, room in made.items()]
+        samples = calibration.samples.joined(CalibrationSet(groups))
     return replace(task, calibration=replace(calibration, samples=samples))
 
 
