@@ -204,6 +204,14 @@ def test_shards_without_a_path_are_refused_before_the_work(state):
     assert l2fmt.pack(state, max_shard_bytes=10**6).data  # all of it in one
 
 
+@pytest.mark.parametrize("target", [b"model.l2c", 5, ""])
+def test_what_is_no_target_is_refused_before_the_work(state, target):
+    seen = []
+    with pytest.raises((InputError, l2fmt.FileAccessError), match=r"a target must be a path|a path without a name"):
+        l2fmt.pack(state, target, progress=lambda *what: seen.append(what))
+    assert not seen
+
+
 def test_equal_input_gives_equal_files(state):
     first, second = (l2fmt.pack(state, target_ratio=ratio).data for ratio in (5, 5.0))
     assert first == second

@@ -17,6 +17,8 @@ def check_target(path: Any, *, overwrite: bool) -> None:
     That is, if it is a directory, or its folder does not exist or takes no files.
     """
     name = os.fsdecode(path)
+    if not name:
+        raise FileAccessError("cannot write to a path without a name")
     with translate_os_errors(path, "write"):
         mode = _mode(path)
         if mode is not None and stat.S_ISDIR(mode):

@@ -86,16 +86,10 @@ class CalibrationSet:
     batched among themselves. `notes` says where not all the data are used.
     """
 
-    def __init__(self, groups: Sequence[Columns], notes: Sequence[str] = ()) -> None:
+    def __init__(self, groups: Sequence[Columns | _Group], notes: Sequence[str] = ()) -> None:
         """Take columns, one for each combination of shapes and dtypes."""
-        self._groups = [_Group(columns) for columns in groups]
+        self._groups = [group if isinstance(group, _Group) else _Group(group) for group in groups]
         self.notes = list(notes)
-
-    @classmethod
-    def _with_groups(cls, groups: Sequence[_Group], notes: Sequence[str] = ()) -> "CalibrationSet":
-        result = cls([], notes)
-        result._groups = list(groups)
-        return result
 
     @property
     def count(self) -> int:
@@ -213,11 +207,11 @@ class CalibrationSet:
             for part, index in zip(parts, (order[:first], order[first:]), strict=True):
                 if len(index):
                     part.append(group.chosen(index))
-        return self._with_groups(parts[0]), self._with_groups(parts[1])
+        return CalibrationSet(parts[0]), CalibrationSet(parts[1])
 
     def joined(self, others: "CalibrationSet") -> "CalibrationSet":
         """Return a set of these samples and of others, which share no batch with them."""
-        return self._with_groups([*self._groups, *others._groups], [*self.notes, *others.notes])
+        return CalibrationSet([*self._groups, *others._groups], [*self.notes, *others.notes])
 
     def in_order(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """Yield all samples once, in the order given, those of one shape after those of another.

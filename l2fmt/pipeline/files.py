@@ -103,6 +103,8 @@ def check_targets(target: Any, nbytes: Sequence[int], max_shard_bytes: int | Non
         path = Path(os.fsdecode(target))
         for name in [path.name, *(_file_names(path, len(shards)) if len(shards) > 1 else ())]:
             check_target(path.with_name(name), overwrite=overwrite)
+    elif target is not None and not hasattr(target, "write"):
+        raise InputError(f"a target must be a path, a binary file or None, not {type(target)}")
     elif len(shards) > 1:
         raise InputError(_NO_PATH)
 

@@ -134,6 +134,8 @@ def test_targets_that_cannot_be_written(tmp_path, monkeypatch):
         with pytest.raises(FileAccessError, match="nothing can be written to the folder"):
             Writer(tmp_path / "model.l2c")
         atomic.check_target(os.devnull, overwrite=False)
+    with pytest.raises(FileAccessError, match="without a name"):
+        Writer("")
     with pytest.raises(FileAccessError, match="null"):
         Writer("a\0b")
     with pytest.raises(InputError, match="must be a path"):
