@@ -11,7 +11,7 @@ from l2fmt.pipeline import QuantizedTensor
 T = TypeVar("T")
 
 TOLERANCE = 0.005  # a result within so much below the target is taken
-_CLOSE = 0.0015  # one that is not even within this, after one more trial
+_CLOSE = 0.0015  # for one that leaves more than this, one more trial is made first
 AIM = 0.999  # trials aim here: clear of the target, as sizes jump a little
 _TRIALS = 24
 # Octaves that the scale changes by, as long as all trials are on one side of the target: at least, at most, and how
@@ -63,6 +63,7 @@ def search_size(
 ) -> T:
     """Return the result of `produce` whose size is at most `target` bytes and within 0.5 % of it, or the nearest below.
 
+    If the first such one is over 0.15 % below, one more trial is made, and the nearer of both returned.
     `produce(scale)` returns a result and its size, which falls with the scale: about one bit a weight for a factor of
     two; `weights` is how many share the scale, `first(bits)` guesses the scale of so many bits a weight, `finest` is
     the smallest allowed.
