@@ -9,6 +9,7 @@ trained together, the rate counts in both and is held at the target, and batch n
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from l2fmt.optimize.base import Aim, Compressed, DataUse, Method, Task, WeightTensor, decoded
 from l2fmt.optimize.learning.checkpoint import Checkpoint
+from l2fmt.optimize.learning.comparison import Comparison
 from l2fmt.optimize.learning.counter import hard_bits
 from l2fmt.optimize.learning.distillation import Teacher
 from l2fmt.optimize.learning.landing import land
 from l2fmt.optimize.learning.quantizers import MAX_CODE
-from l2fmt.optimize.learning.settings import PRESETS, Settings
+from l2fmt.optimize.learning.settings import PRESETS, RATE_WEIGHT, Settings
 from l2fmt.optimize.learning.start import Start
 from l2fmt.optimize.learning.student import working_copy
 from l2fmt.optimize.learning.taps import find_blocks
@@ -85,13 +87,19 @@ class _Run:
     def result(self) -> Compressed:
         """Train, and return the codes and vectors that meet the size."""
         settings, task, student = self._settings, self._task, self._student
+        comparison = Comparison(settings, student, self._teacher)
+        begun = self._begun()
+        before = None
+        if begun is not None:
+            before = self._timed("comparison", lambda: comparison.mean_distance(begun, self._judges))
         trainer = Trainer(
             settings,
             student,
-            self._teacher,
+            comparison,
             self._trained,
             self._sizes,
             self._target,
+            self._rate_weight(before),
             self._shown_size,
             self._checkpoint,
             task.progress,
@@ -119,21 +127,36 @@ class _Run:
                 vectors = self._vectors()
         if self._of == "weight_bytes":
             expected += self._last.file_bytes - self._last.weight_bytes
+        after = math.inf
+        if before is not None:
+            after = self._timed("comparison", lambda: comparison.mean_distance(self._values(codes), self._judges))
         seconds = self._seconds | trainer.seconds
-        if self._timed("comparison", lambda: self._began_better(trainer, codes)):
+        if before is not None and before < after:
             note = "training brought the outputs no nearer to the model's: the codes are those it started from"
             return Compressed(self._start.codes, self._start.fixed, None, seconds, [note])
         return Compressed(found, vectors, round(expected), seconds)
 
-    def _began_better(self, trainer: Trainer, codes: Sequence[np.ndarray]) -> bool:
-        """Whether the outputs were nearer to the model's before training, for samples that had no part in it."""
+    def _begun(self) -> dict[str, Tensor] | None:
+        """Return the weights and vectors of the codes that training starts from; None where it starts from none."""
         begun = {code.name: code for code in self._start.codes}
         if set(begun) != {tensor.name for tensor in self._tensors}:
-            return False
+            return None
         student = self._student
-        before = {name: torch.from_numpy(decoded(code)).to(student.device) for name, code in begun.items()}
-        before |= {name: student.module.get_parameter(name) for name in student.vectors}
-        return trainer.mean_distance(before, self._judges) < trainer.mean_distance(self._values(codes), self._judges)
+        values = {name: torch.from_numpy(decoded(code)).to(student.device) for name, code in begun.items()}
+        return values | {name: student.module.get_parameter(name) for name in student.vectors}
+
+    def _rate_weight(self, distance: float | None) -> float:
+        """Return what the rate weighs at first, for codes at that distance from the full model.
+
+        By the law of 6 dB a bit, D ~ 4^-bits, one bit a weight more saves 2 ln 2 D; the loss has D + weight * size /
+        target.
+        """
+        settings = self._settings
+        if settings.rate_weight is not None:
+            return settings.rate_weight
+        if not distance or settings.label_weight:  # the cross-entropy does not go to 0
+            return RATE_WEIGHT
+        return 2 * math.log(2) * distance * 8 * self._target / _count(self._tensors)
 
     def _coded(self, codes: Sequence[np.ndarray]) -> list[QuantizedTensor]:
         """Return integer codes with what decodes them."""

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 TOLERANCE = 0.005  # a result within so much below the target is taken
 _CLOSE = 0.0015  # for one that leaves more than this, one more trial is made first
-AIM = 0.999  # trials aim here: clear of the target, as sizes jump a little
+AIM = 0.999  # trials and training aim here: clear of the target, as sizes jump a little
 _TRIALS = 24
 # Octaves that the scale changes by, as long as all trials are on one side of the target: at least, at most, and how
 # many times as many as before.

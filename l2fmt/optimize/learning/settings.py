@@ -7,6 +7,9 @@ from l2fmt.errors import InputError
 from l2fmt.optimize.learning.counter import KERNELS
 from l2fmt.optimize.learning.quantizers import transform_names
 
+RATE_WEIGHT = 0.1
+"""Of the rate at first, where nothing says what it should be."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -22,7 +25,8 @@ class Settings:
         control: "balance" holds the rate at the target; "gate" is the published rule: full weight above the target,
             a hundredth of it below.
         rate_weight: weight of the rate, in units of the target, beside the relative squared error of the outputs;
-            "balance" only begins there.
+            "balance" only begins there. None: what a bit should save at the start's distance; 0.1 where training starts
+            from ranges, or has labels.
         rate_in_weights: whether the rate counts while weights are trained.
 
     Schedule:
@@ -54,7 +58,7 @@ class Settings:
     relaxation: float = 0.5
     query_path: bool = True
     control: str = "balance"
-    rate_weight: float = 0.1
+    rate_weight: float | None = None
     rate_in_weights: bool = True
     together: bool = True
     rounds: int = 5
@@ -88,10 +92,9 @@ class Settings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"l2: {name} must be {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in ("rate_weight", "relaxation", "rounds", "batch_size"):
-            self._check(name, getattr(self, name) > 0, "positive")
-        if self.resolution is not None:
-            self._check("resolution", self.resolution > 0, "positive")
+        for name in ("rate_weight", "resolution", "relaxation", "rounds", "batch_size"):
+            value = getattr(self, name)
+            self._check(name, value is None or value > 0, "positive")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float) and field.name != "seed":

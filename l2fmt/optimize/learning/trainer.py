@@ -12,19 +12,15 @@ from l2fmt.errors import InputError
 from l2fmt.inputs.calibration import Batch, CalibrationSet
 from l2fmt.optimize.base import Progress
 from l2fmt.optimize.learning.checkpoint import Checkpoint, interruptible
-from l2fmt.optimize.learning.distillation import Teacher, distillation_loss, label_loss
+from l2fmt.optimize.learning.comparison import Comparison
 from l2fmt.optimize.learning.optimizers import cosine, make_optimizers, vector_groups
-from l2fmt.optimize.learning.pictures import augmented
 from l2fmt.optimize.learning.rate import Balance, Counting, Gate, RateEstimate
 from l2fmt.optimize.learning.settings import Settings
 from l2fmt.optimize.learning.student import Student, touched_rows
-from l2fmt.optimize.learning.taps import record
+from l2fmt.optimize.search import AIM
 
 _MEASURE_EVERY = 100  # iterations between two exact measurements of the size
-_AIM = 0.9985  # of the target: the final rounding then has little to do
 _SAVE_EVERY = 60.0  # seconds between checkpoints
-_MOST_COMPARED = 2000  # samples that tell whether training was of use
-_VIEWS = 4  # of each of them, if there are few
 _PAST = 0.95  # weight of the past in the loss that is shown
 
 
@@ -32,29 +28,31 @@ class Trainer:
     """Trains a student towards a size; `run` it once, or again after an interruption with the same checkpoint.
 
     `measure` returns the size to be controlled as the student's present codes make it, and the bytes of the codes in
-    it; `target` is what that size should be, and `shown_size` says one for people.
+    it; `target` is what that size should be, `rate_weight` what the rate weighs beside the distance, or does at first,
+    and `shown_size` says a size for people.
     """
 
     def __init__(
         self,
         settings: Settings,
         student: Student,
-        teacher: Teacher,
+        comparison: Comparison,
         samples: CalibrationSet,
         measure: Callable[[], tuple[int, int]],
         target: int,
+        rate_weight: float,
         shown_size: Callable[[float], str],
         checkpoint: Checkpoint,
         progress: Progress,
     ):
-        self._settings, self._student, self._teacher, self._samples = settings, student, teacher, samples
+        self._settings, self._student, self._comparison, self._samples = settings, student, comparison, samples
         self._measure, self._target = measure, target
         self._shown_size, self._checkpoint, self._progress = shown_size, checkpoint, progress
         self._counting = Counting(settings.kernel, settings.resolution, settings.relaxation, settings.query_path)
         if settings.label_weight and not samples.has_labels:
             raise InputError("label_weight asks for labels, and the calibration data have none")
         self._find_reached()
-        self._control = (Balance if settings.control == "balance" else Gate)(settings.rate_weight)
+        self._control = (Balance if settings.control == "balance" else Gate)(rate_weight)
         self._optimizers = make_optimizers(settings, student)
         self._loss = 0.0  # smoothed
         self.estimate = RateEstimate()
@@ -76,7 +74,7 @@ class Trainer:
                     if iteration % _MEASURE_EVERY == 0:
                         self._calibrate()
                     self._set_rates((iteration + 0.5) / total)
-                    size = self._iterate(what, self._prepared(next(batches), iteration))
+                    size = self._iterate(what, self._comparison.prepared(next(batches), iteration))
                     turn = f" {number + 1} of {len(phases)}" if len(phases) > 1 else ""
                     stage = f"training {what}{turn}: loss {self._loss:.4f}, {self._shown_size(size)}"
                     self._progress(stage, (iteration + 1) / total)
@@ -103,27 +101,11 @@ class Trainer:
         for iteration in range(iterations):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * cosine((iteration + 0.5) / iterations)
-            batch = self._prepared(next(batches), total + iteration)
+            batch = self._comparison.prepared(next(batches), total + iteration)
             optimizer.zero_grad()
-            (self._distance(batch, values) * self._share(batch)).backward()
+            (self._comparison.distance(batch, values) * self._share(batch)).backward()
             optimizer.step()
             self._progress("training vectors", (iteration + 1) / iterations)
-
-    def mean_distance(self, values: dict[str, Tensor], samples: CalibrationSet) -> float:
-        """Return the mean distance from the full model over samples, with these weights and the student's vectors.
-
-        Samples are augmented as in training, few of them in several ways: codes of a second-order start were fitted to
-        them as they are.
-        """
-        settings, total, count = self._settings, 0.0, 0
-        views = min(_VIEWS, _MOST_COMPARED // max(samples.count, 1)) if settings.augment else 1
-        with torch.no_grad():
-            for _ in range(max(views, 1)):
-                for batch in samples.sample(settings.batch_size, _MOST_COMPARED, settings.seed):
-                    found = self._distance(self._prepared(batch, -1 - count), values)
-                    total += batch.count * float(found)
-                    count += batch.count
-        return total / max(count, 1)
 
     def _iterate(self, what: str, batch: Batch) -> float:
         """Do one update and return the estimated size."""
@@ -139,7 +121,7 @@ class Trainer:
         for name in student.partly:
             if values[name].requires_grad:
                 values[name].register_hook(lambda gradient, name=name: _note_rows(touched, name, gradient))
-        loss = self._distance(batch, values)
+        loss = self._comparison.distance(batch, values)
         shown = float(loss.detach())
         loss = loss * self._share(batch)
         if not math.isfinite(shown):
@@ -153,7 +135,7 @@ class Trainer:
         else:
             bits = self._counting.bits(codes)
             size = self.estimate.size(float(bits.detach()))
-            weight = self._control(size / (self._target * _AIM) - 1)
+            weight = self._control(size / (self._target * AIM) - 1)
             loss = loss + weight * (bits / (8 * self._target)).to(loss.dtype)
         loss.backward()
         for name, rows in touched.items():  # where the data say nothing, the rate has no say either
@@ -168,26 +150,13 @@ class Trainer:
         student = self._student
         values, _ = student.decoded()
         leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        loss = self._distance(self._prepared(next(self._batches(skip=0)), 0), leaves)
+        loss = self._comparison.distance(self._comparison.prepared(next(self._batches(skip=0)), 0), leaves)
         if not loss.requires_grad:
             raise InputError("the outputs of the model have no gradient: it uses no weights, or runs under no_grad")
         loss.backward()
         student.find_reached({name: tensor.grad for name, tensor in (leaves | student.vectors).items()})
         for vector in student.vectors.values():
             vector.grad = None
-
-    def _distance(self, batch: Batch, values: dict[str, Tensor]) -> Tensor:
-        settings, student = self._settings, self._student
-        device = next(iter(values.values())).device
-        mixed = settings.mixed_precision and device.type == "cuda"
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            truth = self._teacher.run(batch)
-            with record(student.module, self._teacher.tapped) as taps:
-                output = student.run(batch, values)
-            loss = distillation_loss(taps, output, truth, self._teacher, settings.block_weight)
-            if settings.label_weight and batch.labels is not None:
-                loss = loss + settings.label_weight * label_loss(output, batch.labels)
-        return loss
 
     def _share(self, batch: Batch) -> float:
         """Return what a batch counts: samples of rare shapes, which have small batches of their own, count no more."""
@@ -211,13 +180,6 @@ class Trainer:
         for _ in range(skip):
             next(batches)
         return batches
-
-    def _prepared(self, batch: Batch, iteration: int) -> Batch:
-        """Return a batch on the model's device, augmented in a way that depends on nothing but the iteration."""
-        if self._settings.augment:
-            generator = torch.Generator().manual_seed((self._settings.seed * 1_000_003 + iteration) % 2**63)
-            batch = augmented(batch, generator)
-        return batch.to(self._student.device, self._teacher.memory_format)
 
     def _set_rates(self, share: float) -> None:
         factor = cosine(share) if self._settings.cosine else 1.0
