@@ -88,10 +88,14 @@ class _Run:
         """Train, and return the codes and vectors that meet the size."""
         settings, task, student = self._settings, self._task, self._student
         comparison = Comparison(settings, student, self._teacher)
-        begun = self._begun()
-        before = None
-        if begun is not None:
-            before = self._timed("comparison", lambda: comparison.mean_distance(begun, self._judges))
+
+        def distance(values: dict[str, Tensor] | None) -> float | None:
+            if values is None:
+                return None
+            task.progress("comparing outputs", 0.0)
+            return self._timed("comparison", lambda: comparison.mean_distance(values, self._judges))
+
+        before = distance(self._begun())
         trainer = Trainer(
             settings,
             student,
@@ -127,11 +131,9 @@ class _Run:
                 vectors = self._vectors()
         if self._of == "weight_bytes":
             expected += self._last.file_bytes - self._last.weight_bytes
-        after = math.inf
-        if before is not None:
-            after = self._timed("comparison", lambda: comparison.mean_distance(self._values(codes), self._judges))
+        after = distance(None if before is None else self._values(codes))
         seconds = self._seconds | trainer.seconds
-        if before is not None and before < after:
+        if before is not None and after is not None and before < after:
             note = "training brought the outputs no nearer to the model's: the codes are those it started from"
             return Compressed(self._start.codes, self._start.fixed, None, seconds, [note])
         return Compressed(found, vectors, round(expected), seconds)
