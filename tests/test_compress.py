@@ -104,7 +104,7 @@ def test_the_file_says_how_it_was_made(result, images):
     assert {key: settings["options"][key] for key in OPTIONS} == OPTIONS
     assert settings["calibration"]["samples"] == len(images) and len(settings["calibration"]["sha256"]) == 64
     assert settings == json.loads(json.dumps(result.settings))
-    assert set(result.phases) == {"start", "all", "landing", "settling"}
+    assert set(result.phases) == {"start", "comparison", "all", "landing", "settling"}
     assert 0 < sum(result.phases.values()) <= result.seconds
 
 
